@@ -1,0 +1,248 @@
+"""The whole configuration: one frozen, typed structure, read from TOML.
+
+Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.launch` alone.
+A field's docstring is its documentation.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[task]: what is learned."""
+
+    name: str = "countdown"
+    """The task, by its registered name."""
+    num_numbers: tuple[Annotated[int, Meta(ge=2, le=6)], ...] = (4,)
+    """Countdown: how many numbers a generated problem has; drawn evenly from these."""
+    style: Literal["chat", "compact"] = "compact"
+    """How the prompt is worded: for a chat model, or in the tiny model's compact form."""
+    num_train: Count = 20_000
+    """Training problems; generators go through them in a seeded order, again and again."""
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[model]: where training starts."""
+
+    path: str = "builtin:countdown-tiny"
+    """A Hugging Face directory, or `builtin:NAME` for a model shipped with tsd."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights in the engines and the trainer's forward pass; losses are float32 always."""
+
+
+class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[engine]: what generates."""
+
+    kind: Literal["torch", "vllm", "mock", "null"] = "torch"
+    """`torch` for CPU and small models, `vllm` for GPUs, `mock` for tests, `null` to measure search alone."""
+    temperature: Positive = 1.0
+    """Sampling temperature of search. Behaviour logprobs and the trainer's ratio are taken at it."""
+    max_sequences: Count = 256
+    """Most sequences decoded at once."""
+    max_model_tokens: Count = 256
+    """Longest prompt plus response."""
+    cache_mb: Count = 512
+    """torch: memory for keys and values of states already seen."""
+    num_threads: Count = 1
+    """torch: CPU threads of each generator's engine."""
+    memory_share: Share = 0.9
+    """vllm: share of a GPU's memory it may take."""
+    mock_solve_rate: Share = 0.3
+    """mock: the chance that a step follows a path to the target."""
+    mock_latency_s: NotNegative = 0.0
+    """mock: how long each call takes."""
+
+
+class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[search]: one tree."""
+
+    agents: Count = 16
+    """Coroutines that search one tree together."""
+    trees: Count = 4
+    """Trees in flight in each generator."""
+    num_samples: Count = 4
+    """K: steps sampled in one expansion."""
+    simulations: Count = 128
+    """Budget of a tree, over all its agents."""
+    max_tokens: Whole = 0
+    """Budget of a tree in generated tokens; 0 for none."""
+    max_depth: Count = 12
+    """Deepest node, in steps."""
+    max_step_tokens: Count = 64
+    """Longest step."""
+    max_path_tokens: Count = 200
+    """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
+    c_puct: NotNegative = 0.5
+    """Weight of the exploration term."""
+    c_puct_base: NotNegative = 0.0
+    """AlphaZero's log schedule, c + log((1 + N + base) / base); 0 keeps c constant."""
+    fpu_reduction: NotNegative = 0.2
+    """First-play urgency: a child not yet visited is worth its parent's Q less this."""
+    in_flight: Literal["virtual-loss", "wu-uct"] = "wu-uct"
+    """How visits not yet completed count."""
+    virtual_loss: NotNegative = 1.0
+    """Weight of a visit in flight under `virtual-loss`."""
+    prior: Literal["multiplicity", "softmax", "length-normalised"] = "multiplicity"
+    """How the K samples become a prior."""
+    stop_when_solved: bool = True
+    """End a tree when a path reached the highest reward."""
+
+
+class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[harvest]: what a finished tree sends to the trainer."""
+
+    choose: Literal["visits", "reward", "value"] = "reward"
+    """The path sent first: most visited, best reward, or best Q."""
+    num_paths: Count = 1
+    """Paths sent of one tree: the chosen one and, past it, other finished paths drawn evenly from the tree."""
+
+
+class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference)."""
+
+    kind: Literal["ppo", "cispo"] = "cispo"
+    """The policy loss."""
+    clip_low: Share = 0.2
+    """ppo: the ratio is clipped below at 1 - clip_low."""
+    clip_high: NotNegative = 0.2
+    """ppo: the ratio is clipped above at 1 + clip_high."""
+    cispo_max_ratio: Positive = 5.0
+    """cispo: the ratio's ceiling (eps_high)."""
+    c_policy: NotNegative = 1.0
+    """Weight of the policy loss."""
+    c_value: NotNegative = 1.0
+    """Weight of the value loss."""
+    c_kl: NotNegative = 0.05
+    """Weight of the KL term; 0 spares the reference model."""
+
+
+class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[train]: the optimizer's side."""
+
+    num_updates: Count = 200
+    """Optimizer updates in all, before any resume and after."""
+    time_limit_s: NotNegative = 0.0
+    """Stop training after this long, counted over resumes; 0 for no limit."""
+    batch_size: Count = 32
+    """Trajectories in one update, over all trainers."""
+    micro_batch_tokens: Count = 16_384
+    """Most tokens, padding included, in one forward pass of one trainer."""
+    num_inner_steps: Count = 1
+    """Optimizer steps on one batch."""
+    learning_rate: Positive = 5e-6
+    """AdamW's, constant."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's."""
+    max_grad_norm: Positive = 0.1
+    """Gradients are scaled down to this norm."""
+    publish_every: Count = 8
+    """Updates between two published versions."""
+    checkpoint_every: Count = 50
+    """Updates between two checkpoints; one is always written at the end, and on a stop."""
+    max_staleness: Whole = 16
+    """A trajectory whose oldest token is more versions old than this is refused, and counted."""
+    num_threads: Count = 1
+    """CPU threads of each trainer."""
+
+
+class TransportConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[transport]: sockets between generators and trainers."""
+
+    scheme: Literal["ipc"] = "ipc"
+    """`ipc` sockets in the run directory's own temporary folder: one machine, no port open to anyone."""
+    queue: Count = 64
+    """Most trajectories waiting at either end."""
+    timeout_s: Positive = 600.0
+    """How long one side waits for the other before the run ends with an error that names both."""
+
+
+class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[evaluate]: mean@k before and after, on held-out problems."""
+
+    num_problems: Count = 400
+    """Held-out problems, of the sizes in task.num_numbers; 820 is all of the published set's size."""
+    k: Count = 16
+    """Samples of each problem."""
+    temperature: Positive = 0.2
+    """Sampling temperature."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run's configuration, all of it."""
+
+    seed: Whole = 0
+    """Seeds every random choice of the run."""
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    search: SearchConfig = SearchConfig()
+    harvest: HarvestConfig = HarvestConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    transport: TransportConfig = TransportConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gpus: str = "cpu:gen,cpu:train"
+    """Default of `tsd launch --gpus`."""
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads a TOML file, applies `section.key=value` overrides (values as in TOML), and checks the whole.
+
+    Raises ValueError naming the file and the key.
+    """
+    where = str(path) if path else "the default configuration"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"cannot read {where} as TOML: {error}") from None
+    for override in overrides:
+        _apply(table, override)
+        where = f"{path or 'the default configuration'} with --set {' --set '.join(overrides)}"
+    try:
+        return msgspec.convert(table, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes every setting, defaults included, as TOML that `load_config` reads back to an equal Config."""
+    table = msgspec.to_builtins(config)
+    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for section, values in table.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _apply(table: dict[str, object], override: str) -> None:
+    """Puts one `section.key=value` into the table. A value that is no TOML is taken as a string."""
+    dotted, equals, text = override.partition("=")
+    *sections, key = dotted.strip().split(".")
+    if not equals or not key:
+        raise ValueError(f"--set {override!r}: expected section.key=value, for example search.agents=32")
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {override!r}: {section!r} is a value, not a section")
+        table = inner
+    table[key] = value
+
+
+def _toml_value(value: object) -> str:
+    """Numbers, booleans, strings and lists of them: where JSON and TOML agree."""
+    return msgspec.json.encode(value).decode()

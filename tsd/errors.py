@@ -1,0 +1,29 @@
+"""Every runtime fault tsd reports. Bad user input is a `ValueError`; our own bugs are `assert`s."""
+
+
+class TsdError(Exception):
+    """Base of tsd's runtime faults; the command line prints its message as one line."""
+
+
+class EngineError(TsdError):
+    """Raised when an engine cannot start, generate or take new weights."""
+
+
+class WeightsError(TsdError):
+    """Raised when a weight update is incomplete, damaged, or not for this model."""
+
+
+class TransportError(TsdError):
+    """Raised when a frame cannot be decoded or a peer does not answer by its deadline."""
+
+
+class CheckpointError(TsdError):
+    """Raised when a checkpoint cannot be written, or read back."""
+
+
+class ProcessError(TsdError):
+    """Raised when a process of the run ends when it should not."""
+
+
+class DivergedError(TsdError):
+    """Raised when training meets a loss that is not finite several times in a row."""

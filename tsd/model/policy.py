@@ -1,0 +1,110 @@
+"""The policy: a Hugging Face causal model with a value head beside it.
+
+The one model class of tsd: the trainer updates it and the torch engine decodes with it; the vLLM plug-in loads the same
+value head. Knows nothing about sampling, losses or files other than its own two.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from tsd.errors import WeightsError
+from tsd.types import WeightUpdate
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
+
+
+def model_path(path: str) -> Path:
+    """The directory a `model.path` names. Raises ValueError when there is none."""
+    if path.startswith("builtin:"):
+        directory = Path(str(files("tsd") / "assets" / path.removeprefix("builtin:")))
+    else:
+        directory = Path(path).expanduser()
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"model.path: expected a Hugging Face model directory, found no config.json in {directory}")
+    return directory
+
+
+class ValueHead(nn.Module):
+    """V(s) in (-1, 1) from the model's last hidden state, after the model's own final norm. Always float32."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, dtype=torch.float32)
+        self.hidden = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
+        self.out = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] to [...]."""
+        x = self.norm(hidden.float())
+        x = nn.functional.silu(self.hidden(x))
+        return torch.tanh(self.out(x)).squeeze(-1)
+
+
+class Policy(nn.Module):
+    """Next-token logits and state values over one trunk."""
+
+    def __init__(self, causal: Any) -> None:
+        super().__init__()
+        self.causal = causal
+        self.value_head = ValueHead(int(causal.config.hidden_size))
+
+    @classmethod
+    def load(cls, directory: Path, dtype: str = "float32") -> Self:
+        """Reads a model directory; a missing value head starts at V = 0.
+
+        Raises ValueError for an architecture that tsd's engines do not serve.
+        """
+        causal = AutoModelForCausalLM.from_pretrained(str(directory), dtype=getattr(torch, dtype))
+        if causal.config.model_type not in SUPPORTED_MODEL_TYPES:
+            raise ValueError(
+                f"{directory} is a {causal.config.model_type!r} model; tsd serves {', '.join(SUPPORTED_MODEL_TYPES)}"
+            )
+        policy = cls(causal)
+        if (directory / VALUE_HEAD_FILE).is_file():
+            state = load_file(directory / VALUE_HEAD_FILE)
+            policy.value_head.load_state_dict({name.removeprefix("value_head."): t for name, t in state.items()})
+        return policy.eval()
+
+    def save(self, directory: Path) -> None:
+        """Writes what `AutoModelForCausalLM` and `load` read. The tokenizer is its owner's to save."""
+        self.causal.save_pretrained(str(directory))
+        head = {f"value_head.{name}": t.contiguous() for name, t in self.value_head.state_dict().items()}
+        save_file(head, directory / VALUE_HEAD_FILE)
+
+    def forward(self, tokens: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Token ids [B, T] to float32 logits [B, T, V] and values [B, T]. `kwargs` go to the trunk as they are."""
+        hidden = self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # [B, T, H]
+        return self.causal.lm_head(hidden).float(), self.value_head(hidden)
+
+    def tied(self) -> bool:
+        """Whether the output layer is the embedding."""
+        return bool(self.causal.config.tie_word_embeddings)
+
+    def weights(self, version: int) -> WeightUpdate:
+        """Every tensor as float32 numpy, under the names of a Hugging Face checkpoint, `value_head.*` beside."""
+        state = {name: t for name, t in self.causal.state_dict().items() if not (self.tied() and name == "lm_head.weight")}
+        state |= {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
+        return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in state.items()})
+
+    @torch.no_grad()
+    def load_weights(self, update: WeightUpdate) -> None:
+        """Copies an update in. Raises WeightsError, before changing anything, when names or shapes differ."""
+        own = dict(self.causal.state_dict()) | {f"value_head.{n}": t for n, t in self.value_head.state_dict().items()}
+        if self.tied():
+            own.pop("lm_head.weight", None)
+        expected, found = ({n: tuple(t.shape) for n, t in side.items()} for side in (own, update.tensors))
+        if expected != found:
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            raise WeightsError(f"update {update.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}")
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(update.tensors[name])))

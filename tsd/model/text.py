@@ -1,0 +1,26 @@
+"""Text to token ids and back, with a Hugging Face tokenizer. Knows nothing about tasks or weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+
+class HfCodec:
+    """A `TextCodec` on the tokenizer of a model directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Through the chat template where the model has one, as it is where not."""
+        if self.tokenizer.chat_template is None:
+            return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))
+        messages = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Every token's text, special ones left out."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))

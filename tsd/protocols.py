@@ -1,0 +1,81 @@
+"""The seams between the parts: what an engine, a task and a text codec must offer."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from tsd.types import Expansion, Grade, Problem, Step, WeightUpdate
+
+PromptStyle = Literal["chat", "compact"]
+Split = Literal["train", "validation", "heldout"]
+
+
+class Engine(Protocol):
+    """Generates text from the current policy. Token ids in, token ids out; safe to call from many coroutines at once.
+
+    A cancelled call stops its own generation and leaves every other one alone.
+    """
+
+    @property
+    def version(self) -> int:
+        """The version of the weights in use."""
+        ...
+
+    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+        """`num_samples` steps from `state`, each ending at `</step>`, at the answer's end or EOS, or at `max_tokens`.
+
+        Raises EngineError when the engine has died.
+        """
+        ...
+
+    async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
+        """As `expand`, but each sample runs on through `</step>` to the answer's end, EOS or `max_tokens`."""
+        ...
+
+    async def load(self, weights: WeightUpdate) -> None:
+        """Use `weights` from the next engine step on. Requests under way go on with them; no request is lost.
+
+        Raises WeightsError when names or shapes are not this model's; the old weights then stay in use.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class TextCodec(Protocol):
+    """Text to token ids and back."""
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a task's prompt, chat template applied where the model has one."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, tags included."""
+        ...
+
+
+class Task(Protocol):
+    """A kind of problem. Reads its own problems and grades answers; knows nothing about models or search."""
+
+    @property
+    def name(self) -> str: ...
+
+    def parse(self, line: str) -> Problem:
+        """A problem from one JSON line. Raises ValueError saying what is wrong with it."""
+        ...
+
+    def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
+        """The first `count` problems of a split; splits share no problem, whatever the seed's order."""
+        ...
+
+    def prompt(self, problem: Problem, style: PromptStyle) -> str:
+        """The question as the model is asked it."""
+        ...
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """Grades whatever a model wrote, in bounded time and without an exception."""
+        ...
