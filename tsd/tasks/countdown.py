@@ -1,0 +1,142 @@
+"""Countdown: reach a target from given numbers with + - * /, each number used at most once.
+
+Reads the published data's own lines, `{"input":[5,13,5,9],"target":31}`. Knows nothing about models or search.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from tsd.protocols import PromptStyle, Split
+from tsd.tasks.arithmetic import Move, random_game
+from tsd.tasks.expression import evaluate
+from tsd.types import Grade, Problem
+
+LARGEST_NUMBER = 13
+LARGEST_TARGET = 2000
+COMMON_TARGET = 100
+RARE_TARGET_SHARE = 1 / 3
+"""Share of the games ending past COMMON_TARGET that are kept: the published targets' quartiles are 19, 44 and 82."""
+SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "validation": range(90, 95), "heldout": range(95, 100)}
+ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
+NEAREST_MISS_REWARD = 0.2
+"""A wrong result is worth this at best, so that no near miss is mistaken for a solution."""
+
+CHAT_PROMPT = """\
+Make {target} out of the numbers {numbers}. You may add, subtract, multiply and divide, and use each number at most \
+once. Work in small steps: write one operation at a time as <step>a operation b = result, left: the numbers you still \
+have</step>. When you have it, write a single expression over the given numbers, nothing else, as \
+<answer>expression</answer>."""
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a problem file."""
+
+    input: Annotated[tuple[Annotated[int, Meta(ge=0, le=999_999)], ...], Meta(min_length=1, max_length=8)]
+    target: Annotated[int, Meta(ge=-(10**9), le=10**9)]
+
+
+_decoder = msgspec.json.Decoder(Question)
+
+
+def question(problem: Problem) -> Question:
+    """What a Countdown problem asks."""
+    return _decoder.decode(problem.text)
+
+
+def make_problem(numbers: tuple[int, ...], target: int) -> Problem:
+    """Two problems with the same numbers in the same order and the same target have the same id."""
+    text = msgspec.json.encode(Question(numbers, target)).decode()
+    return Problem(id=f"countdown-{'-'.join(map(str, numbers))}-{target}", text=text)
+
+
+class Countdown:
+    """The `Task`. Splits are disjoint because each problem's split is a hash of its sorted numbers and its target."""
+
+    name = "countdown"
+
+    def __init__(self, num_numbers: tuple[int, ...] = (4,)) -> None:
+        self.num_numbers = num_numbers
+
+    def parse(self, line: str) -> Problem:
+        try:
+            asked = _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise ValueError(f'expected {{"input":[5,13,5,9],"target":31}}, found {line[:80]!r}: {error}') from None
+        return make_problem(asked.input, asked.target)
+
+    def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
+        for problem, _ in self.games(split, count, seed):
+            yield problem
+
+    def games(self, split: Split, count: int, seed: int) -> Iterator[tuple[Problem, tuple[Move, ...]]]:
+        """Distinct problems of a split, each with the random game that made it, which solves it."""
+        rng, seen = random.Random(f"{split} {seed}"), set()
+        while len(seen) < count:
+            numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(self.num_numbers)))
+            game = random_game(numbers, rng)
+            if game is None:
+                continue
+            target = game[-1].result.value
+            rare = target > COMMON_TARGET and rng.random() > RARE_TARGET_SHARE
+            key = (tuple(sorted(numbers)), target)
+            if rare or not 1 <= target <= LARGEST_TARGET or key in seen or not _in_split(key, split):
+                continue
+            seen.add(key)
+            yield make_problem(numbers, target), game
+
+    def prompt(self, problem: Problem, style: PromptStyle) -> str:
+        asked = question(problem)
+        if style == "compact":
+            return f"{' '.join(map(str, asked.input))}={asked.target}:"
+        return CHAT_PROMPT.format(target=asked.target, numbers=", ".join(map(str, asked.input)))
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        opening, closing = response.rfind("<answer>"), response.rfind("</answer>")
+        if opening < 0 or closing < opening:
+            return ILLEGAL
+        result = evaluate(response[opening + len("<answer>") : closing])
+        asked = question(problem)
+        if result is None or not _drawn_from(result[1], asked.input):
+            return ILLEGAL
+        return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
+
+
+def response(game: tuple[Move, ...]) -> str:
+    """A game in the compact form that the tiny model writes."""
+    steps = (
+        f"<step>{move.left.value}{move.operator}{move.right.value}={move.result.value}"
+        f"|{' '.join(str(term.value) for term in move.table)}</step>"
+        for move in game
+    )
+    return f"{''.join(steps)}<answer>{game[-1].result.expression}</answer>"
+
+
+def random_response(problem: Problem, rng: random.Random) -> str:
+    """Some legal game over the problem's numbers, wherever it leads."""
+    game = None
+    while game is None:
+        game = random_game(question(problem).input, rng)
+    return response(game)
+
+def _in_split(key: tuple[tuple[int, ...], int], split: Split) -> bool:
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 100 in SPLIT_PERCENT[split]
+
+
+def _drawn_from(used: list[int], given: tuple[int, ...]) -> bool:
+    """Whether every number used is given, and none more often than given."""
+    return all(used.count(number) <= given.count(number) for number in set(used))
+
+
+def _reward(result: Fraction, target: int) -> float:
+    """1 for exact; otherwise from NEAREST_MISS_REWARD down with the relative error, 1 less from 100% on."""
+    if result == target:
+        return 1.0
+    return NEAREST_MISS_REWARD - float(min(Fraction(1), abs(result - target) / max(1, abs(target))))
+
