@@ -14,7 +14,11 @@ class WeightsError(TsdError):
 
 
 class TransportError(TsdError):
-    """Raised when a frame cannot be decoded or a peer does not answer by its deadline."""
+    """Raised when a peer does not answer by its deadline."""
+
+
+class FrameError(TransportError):
+    """Raised when a frame that came in is damaged, or its parts do not fit together."""
 
 
 class CheckpointError(TsdError):

@@ -18,7 +18,6 @@ from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
 from tsd.model.tiny import tiny_model, tiny_tokenizer
 from tsd.tasks.countdown import Countdown, random_response, response
-from tsd.types import Problem
 
 IGNORED = -100
 
@@ -26,8 +25,8 @@ IGNORED = -100
 class WarmstartConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The recipe of the model in the repository."""
 
-    num_steps: int = 4000
-    batch_size: int = 128
+    num_steps: int = 3000
+    batch_size: int = 64
     learning_rate: float = 2e-3
     solved_share: float = 0.5
     """Share of the games whose target is the one they reach."""
@@ -53,7 +52,7 @@ def warmstart(directory: Path, config: WarmstartConfig) -> Iterator[str]:
     for step in range(1, config.num_steps + 1):
         language, value = _losses(policy, *next(batches))
         optimizer.zero_grad()
-        (language + value).backward()
+        (language + value).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -97,8 +96,5 @@ def _examples(codec: HfCodec, config: WarmstartConfig) -> Iterator[tuple[tuple[i
         for problem, game in task.games("train", 20_000, seed=config.seed + epoch):
             solved = rng.random() < config.solved_share
             text = response(game) if solved else random_response(problem, rng)
-            yield codec.encode(task.prompt(problem, "compact")), codec.encode(text), _reward(task, problem, text)
-
-
-def _reward(task: Countdown, problem: Problem, text: str) -> float:
-    return task.grade(problem, text).reward
+            prompt = codec.encode_text(task.prompt(problem, "compact"))
+            yield prompt, codec.encode_text(text), task.grade(problem, text).reward

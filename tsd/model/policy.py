@@ -4,7 +4,6 @@ The one model class of tsd: the trainer updates it and the torch engine decodes 
 value head. Knows nothing about sampling, losses or files other than its own two.
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,21 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from tsd.errors import WeightsError
+from tsd.model.files import VALUE_HEAD_FILE
 from tsd.types import WeightUpdate
 
-VALUE_HEAD_FILE = "value_head.safetensors"
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
-
-
-def model_path(path: str) -> Path:
-    """The directory a `model.path` names. Raises ValueError when there is none."""
-    if path.startswith("builtin:"):
-        directory = Path(str(files("tsd") / "assets" / path.removeprefix("builtin:")))
-    else:
-        directory = Path(path).expanduser()
-    if not (directory / "config.json").is_file():
-        raise ValueError(f"model.path: expected a Hugging Face model directory, found no config.json in {directory}")
-    return directory
 
 
 class ValueHead(nn.Module):
@@ -92,19 +80,28 @@ class Policy(nn.Module):
 
     def weights(self, version: int) -> WeightUpdate:
         """Every tensor as float32 numpy, under the names of a Hugging Face checkpoint, `value_head.*` beside."""
-        state = {name: t for name, t in self.causal.state_dict().items() if not (self.tied() and name == "lm_head.weight")}
+        state = {
+            name: t for name, t in self.causal.state_dict().items() if not (self.tied() and name == "lm_head.weight")
+        }
         state |= {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
         return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in state.items()})
+
+    def _named_tensors(self) -> dict[str, Tensor]:
+        """The model's own tensors; a tied output layer is the embedding, and is named once."""
+        state = dict(self.causal.state_dict())
+        if self.tied():
+            state.pop("lm_head.weight", None)
+        return state | {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
 
     @torch.no_grad()
     def load_weights(self, update: WeightUpdate) -> None:
         """Copies an update in. Raises WeightsError, before changing anything, when names or shapes differ."""
-        own = dict(self.causal.state_dict()) | {f"value_head.{n}": t for n, t in self.value_head.state_dict().items()}
-        if self.tied():
-            own.pop("lm_head.weight", None)
+        own = self._named_tensors()
         expected, found = ({n: tuple(t.shape) for n, t in side.items()} for side in (own, update.tensors))
         if expected != found:
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise WeightsError(f"update {update.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}")
+            raise WeightsError(
+                f"update {update.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}"
+            )
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(np.ascontiguousarray(update.tensors[name])))

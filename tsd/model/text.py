@@ -16,11 +16,19 @@ class HfCodec:
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Through the chat template where the model has one, as it is where not."""
         if self.tokenizer.chat_template is None:
-            return tuple(self.tokenizer.encode(prompt, add_special_tokens=False))
+            return self.encode_text(prompt)
         messages = [{"role": "user", "content": prompt}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.encode_text(text)
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of bare text."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Every token's text, special ones left out."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def eos_ids(self) -> frozenset[int]:
+        """The token that ends a text, where the tokenizer has one."""
+        return frozenset() if self.tokenizer.eos_token_id is None else frozenset({int(self.tokenizer.eos_token_id)})

@@ -2,24 +2,26 @@
 
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 TAGS = ("<step>", "</step>", "<answer>", "</answer>")
 SPECIAL = ("<pad>", "<eos>")
 CHARACTERS = "0123456789+-*/()=|: "
+BYTE_LEVEL_SPACE = "Ġ"
 NUM_ROWS = 64
 """Rows of the embedding: more than tokens, since vLLM's value head needs spare ones."""
 
 
 def tiny_tokenizer() -> Any:
-    """One token a character, and one a tag."""
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *TAGS, *CHARACTERS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    """One token a character, and one a tag: Qwen2's own byte-level tokenizer without a single merge.
+
+    Of that class because Hugging Face loads a Qwen2 directory's tokenizer as it, whatever the directory says.
+    """
+    characters = (character.replace(" ", BYTE_LEVEL_SPACE) for character in CHARACTERS)
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *TAGS, *characters))}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token="<pad>", pad_token="<pad>", eos_token="<eos>")
     tokenizer.add_tokens(list(TAGS))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    return tokenizer
 
 
 def tiny_model(num_layers: int = 4, hidden_size: int = 128) -> Any:

@@ -23,6 +23,8 @@ COMMON_TARGET = 100
 RARE_TARGET_SHARE = 1 / 3
 """Share of the games ending past COMMON_TARGET that are kept: the published targets' quartiles are 19, 44 and 82."""
 SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "validation": range(90, 95), "heldout": range(95, 100)}
+MAX_DRAWS = 200_000
+"""Games drawn without a new problem before a split counts as used up."""
 ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
 NEAREST_MISS_REWARD = 0.2
 """A wrong result is worth this at best, so that no near miss is mistaken for a solution."""
@@ -76,19 +78,25 @@ class Countdown:
 
     def games(self, split: Split, count: int, seed: int) -> Iterator[tuple[Problem, tuple[Move, ...]]]:
         """Distinct problems of a split, each with the random game that made it, which solves it."""
-        rng, seen = random.Random(f"{split} {seed}"), set()
+        rng = random.Random(f"{split} {seed}")
+        seen: set[tuple[tuple[int, ...], int]] = set()
+        num_draws_since_new = 0
         while len(seen) < count:
+            num_draws_since_new += 1
+            if num_draws_since_new > MAX_DRAWS:
+                raise ValueError(
+                    f"there are about {len(seen)} {split} problems of {self.num_numbers} numbers, not {count}"
+                )
             numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(self.num_numbers)))
             game = random_game(numbers, rng)
-            if game is None:
+            if game is None or not _wanted(game[-1].result.value, rng):
                 continue
-            target = game[-1].result.value
-            rare = target > COMMON_TARGET and rng.random() > RARE_TARGET_SHARE
-            key = (tuple(sorted(numbers)), target)
-            if rare or not 1 <= target <= LARGEST_TARGET or key in seen or not _in_split(key, split):
+            key = (tuple(sorted(numbers)), game[-1].result.value)
+            if key in seen or not _in_split(key, split):
                 continue
             seen.add(key)
-            yield make_problem(numbers, target), game
+            num_draws_since_new = 0
+            yield make_problem(numbers, key[1]), game
 
     def prompt(self, problem: Problem, style: PromptStyle) -> str:
         asked = question(problem)
@@ -124,6 +132,14 @@ def random_response(problem: Problem, rng: random.Random) -> str:
         game = random_game(question(problem).input, rng)
     return response(game)
 
+
+def _wanted(target: int, rng: random.Random) -> bool:
+    """Whether a game that ends there becomes a problem."""
+    return 1 <= target <= COMMON_TARGET or (
+        COMMON_TARGET < target <= LARGEST_TARGET and rng.random() < RARE_TARGET_SHARE
+    )
+
+
 def _in_split(key: tuple[tuple[int, ...], int], split: Split) -> bool:
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100 in SPLIT_PERCENT[split]
@@ -139,4 +155,3 @@ def _reward(result: Fraction, target: int) -> float:
     if result == target:
         return 1.0
     return NEAREST_MISS_REWARD - float(min(Fraction(1), abs(result - target) / max(1, abs(target))))
-

@@ -1,0 +1,218 @@
+"""The dashboard: what a run's rows come to, and how it is drawn."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tsd.observe.dashboard import Board, main, plain_line, render
+from tsd.observe.marks import interval_bar, sparkline
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row, UpdateRow
+from tsd.observe.state import RunState
+
+START = 1_700_000_000.0
+
+
+def _update(number: int, time_s: float, **fields: float) -> UpdateRow:
+    return UpdateRow(
+        time_s=time_s,
+        update=number,
+        num_updates=200,
+        version=number // 8,
+        loss=0.1234,
+        policy_loss=-0.0123,
+        value_loss=0.111,
+        kl=0.00123,
+        entropy=1.23,
+        grad_norm=0.0999,
+        ratio_mean=1.002,
+        logprob_gap=None,
+        reward_mean=-0.2 + number / 200,
+        exact_share=fields.get("exact_share", number / 200),
+        age_mean=0.4,
+        num_trajectories=32 * number,
+        generated_tokens=10_000 * number,
+        num_refused={"stale": 3, "invalid": 1},
+        tokens_per_s=12_345.0,
+        wait_s=0.3,
+        elapsed_s=5.0 * number,
+    )
+
+
+def _generator(index: int, time_s: float) -> GeneratorRow:
+    return GeneratorRow(
+        time_s=time_s,
+        generator=index,
+        version=3,
+        num_trees=1_234,
+        num_simulations=99_999,
+        generated_tokens=12_345_678,
+        simulations_per_s=1423.3,
+        tokens_per_s=34_567.8,
+        solved_share=0.34 if index else None,
+        loop_lag_s=0.0123,
+    )
+
+
+def _evaluation(when: str, num_done: int, time_s: float) -> EvaluationRow:
+    assert when in ("before", "after")
+    return EvaluationRow(
+        time_s=time_s,
+        when="before" if when == "before" else "after",
+        num_done=num_done,
+        num_problems=400,
+        k=16,
+        mean_at_k=0.159,
+        ci95=(0.148, 0.17),
+    )
+
+
+def _event(text: str, time_s: float, source: str = "launcher") -> EventRow:
+    return EventRow(time_s=time_s, source=source, text=text)
+
+
+def _busy_run(num_generators: int, num_updates: int) -> list[Row]:
+    rows: list[Row] = [_event("launched: a run", START), _event("evaluation before", START)]
+    rows += [_evaluation("before", 400, START + 40), _event("training, to update 200", START + 41)]
+    rows += [_generator(index, START + 50) for index in range(num_generators)]
+    rows += [_update(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
+    rows += [_event("checkpoint of a very long name " * 9, START + 700, "trainer-0") for _ in range(60)]
+    return rows
+
+
+def _absorbed(rows: Sequence[Row]) -> RunState:
+    state = RunState(name="runs/20250131-120000")
+    for row in rows:
+        state.absorb(row)
+    return state
+
+
+def _drawn(state: RunState, now: float, width: int = 80) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(render(state, now, width))
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize("num_generators", [0, 1, 6, 7, 64])
+@pytest.mark.parametrize("num_updates", [0, 1, 200])
+def test_the_picture_fits_80_by_24(num_generators: int, num_updates: int) -> None:
+    lines = _drawn(_absorbed(_busy_run(num_generators, num_updates)), START + 720)
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert any("checkpoint" in line for line in lines), "the last events are always to be seen"
+
+
+def test_the_picture_shows_what_matters() -> None:
+    text = "\n".join(_drawn(_absorbed(_busy_run(2, 100)), START + 720))
+    for part in (
+        "runs/20250131-120000",
+        "training",
+        "0:12:00 so far",
+        "update 100/200",
+        "0.1234",
+        "0.00123",
+        "0.0999",
+        "1.002",
+        "0.4 versions",
+        "12,345 tok/s",
+        "3 stale, 1 invalid",
+        "1,423",
+        "34,568",
+        "12 ms",
+        "34%",
+        "15.9% [14.8%, 17.0%]",
+        "├",
+    ):
+        assert part in text
+
+
+def test_an_empty_run_is_drawn() -> None:
+    assert "starting" in _drawn(RunState(name="x"), START)[0]
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_any_width_is_drawn(width: int) -> None:
+    assert max(map(len, _drawn(_absorbed(_busy_run(3, 50)), START, width))) <= width
+
+
+def test_remaining_time_follows_recent_updates() -> None:
+    state = _absorbed(_busy_run(1, 100)[:-60])
+    assert state.remaining(now=START + 60 + 500) == pytest.approx(500)
+    assert state.remaining(now=START + 60 + 510) == pytest.approx(490)
+
+
+def test_remaining_time_follows_the_evaluation() -> None:
+    state = _absorbed([_event("evaluation after", START), _evaluation("after", 100, START + 10)])
+    assert state.remaining(now=START + 10) == pytest.approx(30)
+
+
+def test_pauses_between_launches_are_not_run_time() -> None:
+    state = _absorbed([_event("launched: first", 0), _event("training", 10), _event("launched: again", 5000)])
+    state.absorb(_event("training", 5007))
+    assert state.elapsed(now=5009) == 10 + 7 + 2
+    state.absorb(_event("done: see summary.json", 5010))
+    assert state.elapsed(now=9000) == 20
+
+
+def test_updates_made_again_after_a_resume_replace_the_lost_ones() -> None:
+    state = _absorbed([_update(number, number) for number in (1, 2, 3, 4)])
+    state.absorb(_update(3, 10, exact_share=0.9))
+    assert [(row.update, row.exact_share) for row in state.updates] == [(1, 0.005), (2, 0.01), (3, 0.9)]
+
+
+def test_rows_become_plain_lines() -> None:
+    line = plain_line(_update(12, START))
+    assert line is not None
+    assert "update 12/200: solved 6.0%, reward -0.140, loss 0.1234" in line
+    assert "evaluation before: 20/400 problems, mean@16 15.9%" in (plain_line(_evaluation("before", 20, START)) or "")
+    assert (plain_line(_event("hello", START)) or "").endswith("launcher: hello")
+    assert plain_line(_generator(0, START)) is None
+
+
+def test_sparklines_cover_the_range_and_no_more_than_their_width() -> None:
+    assert sparkline([], 10) == ""
+    assert sparkline([0.5], 10) == "▁"
+    assert sparkline([0.0, 0.5, 1.0], 10) == "▁▅█"
+    assert len(sparkline(range(1000), 37)) == 37
+
+
+def test_interval_bars_are_to_scale() -> None:
+    assert interval_bar(0.2, 0.5, 0.8, 1.0, 11) == "  ├──●──┤"
+    assert interval_bar(0.0, 0.0, 0.0, 0.0, 5) == "●"
+
+
+async def _follow(board: Board, until: asyncio.Event) -> None:
+    following = asyncio.create_task(board.follow())
+    await until.wait()
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_board_shows_what_is_written_until_its_end(tmp_path: Path, terminal: bool) -> None:
+    out, seen = io.StringIO(), asyncio.Event()
+    with MetricsWriter(tmp_path) as metrics:
+        metrics.event("launcher", "of an earlier launch")
+        board = Board(tmp_path, Console(file=out, force_terminal=terminal, width=80, height=24))
+        metrics.event("launcher", "hello")
+        asyncio.get_running_loop().call_soon(seen.set)
+        await _follow(board, seen)
+    assert "hello" in out.getvalue()
+    assert terminal or "earlier" not in out.getvalue()
+
+
+def test_a_run_is_exported_as_svg(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path) as metrics:
+        for row in _busy_run(2, 30):
+            metrics.write(row)
+    main([str(tmp_path), "--svg", str(tmp_path / "board.svg")])
+    assert "<svg" in (tmp_path / "board.svg").read_text(encoding="utf-8")
+
+
+def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no metrics"):
+        main([str(tmp_path)])

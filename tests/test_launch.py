@@ -1,0 +1,392 @@
+"""A launch from start to end, and every way it can end early. Small scripts stand in for the run's processes."""
+
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from tsd import rundir
+from tsd.cli import exit_code
+from tsd.config import load_config
+from tsd.devices import parse_gpus
+from tsd.errors import ProcessError
+from tsd.launch import Request, dry_run, start
+from tsd.observe.metrics import EventRow, MetricsReader
+from tsd.supervisor import Programs, Run, supervise
+
+PATIENCE_S = 15.0
+GONE_AFTER_S = 20.0
+
+FAKE = r'''
+"""Stands in for evaluate, trainer and generator; files in the run directory tell it what to do."""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+role, run_dir, *rest = sys.argv[1:]
+run_dir = Path(run_dir)
+options = dict(zip(rest[::2], rest[1::2]))
+index = options.get("--rank") or options.get("--index")
+name = role if index is None else f"{role}-{index}"
+number = len(list(run_dir.glob(f"started-{name}-*")))
+
+def checkpoint(update, complete):
+    directory = run_dir / "checkpoints" / f"update-{update:06d}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "state.json").write_text(json.dumps({"update": update, "complete": complete}))
+
+def evaluate():
+    if (run_dir / "evaluation-hangs").exists():
+        time.sleep(99)
+    (run_dir / (options["--when"] + ".json")).write_text(json.dumps({"mean_at_k": 0.25, "k": 16}))
+
+def train():
+    signal.signal(signal.SIGTERM, lambda *_: (checkpoint(3, False), sys.exit(0)))
+    if (run_dir / "trainer-fails").exists():
+        sys.exit("error: out of memory")
+    while not (run_dir / "release").exists():
+        time.sleep(0.02)
+    if name == "trainer-0":
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(UPDATE | {"time_s": time.time()}) + "\n")
+        checkpoint(5, True)
+
+def generate():
+    if number < int((run_dir / "crashes").read_text()):
+        sys.exit(f"error: crash {number}")
+    grandchild = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN], stdout=subprocess.PIPE)
+    grandchild.stdout.readline()
+    if (run_dir / "generators-release").exists():
+        (run_dir / "release").touch()
+    (run_dir / f"searching-{name}").touch()
+    time.sleep(99)
+
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(99)"
+UPDATE = {"kind": "update", "update": 5, "num_updates": 5, "version": 0, "loss": 0, "policy_loss": 0, "value_loss": 0,
+          "kl": 0, "entropy": 0, "grad_norm": 0, "ratio_mean": 1, "logprob_gap": None, "reward_mean": 0,
+          "exact_share": 0, "age_mean": 0, "num_trajectories": 160, "generated_tokens": 9000, "num_refused": {},
+          "tokens_per_s": 1, "wait_s": 0, "elapsed_s": 1}
+environment = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MASTER_PORT")}
+(run_dir / f"started-{name}-{number}").write_text(json.dumps({"argv": sys.argv[1:], "environment": environment}))
+{"evaluate": evaluate, "trainer": train, "generator": generate}[role]()
+'''
+
+DRIVER = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from tsd.cli import exit_code
+from tsd.launch import Request, start
+from tsd.supervisor import Programs
+
+fake, run_dir, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
+programs = Programs(*((sys.executable, fake, role) for role in ("evaluate", "trainer", "generator")))
+settings = {"resume": run_dir} if resume else {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
+request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
+sys.exit(exit_code(lambda: start(request, Console(), programs)))
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    path = tmp_path / "fake.py"
+    path.write_text(FAKE)
+    return path
+
+
+def _programs(fake: Path) -> Programs:
+    evaluate, trainer, generator = (
+        (sys.executable, "-S", str(fake), role) for role in ("evaluate", "trainer", "generator")
+    )
+    return Programs(evaluate, trainer, generator)
+
+
+@pytest.fixture
+def run(tmp_path: Path, fake: Path) -> Run:
+    """A prepared run whose first searching generator lets the trainers finish."""
+    directory = tmp_path / "run"
+    rundir.create(directory)
+    (directory / "crashes").write_text("0")
+    (directory / "generators-release").touch()
+    config = load_config(None, ["engine.kind=mock", "train.num_updates=5", "engine.num_threads=3"])
+    return Run(
+        config, parse_gpus("cpu:gen,cpu:train"), directory, dict(os.environ), _programs(fake), (0.01, 0.01, 0.01), 2
+    )
+
+
+async def _supervise(run: Run) -> rundir.Summary:
+    with rundir.locked(run.directory) as lock:
+        return await supervise(run, lock, Console(file=io.StringIO()))
+
+
+def _events(run: Run) -> list[str]:
+    return [row.text for row in MetricsReader(run.directory).read() if isinstance(row, EventRow)]
+
+
+def _started(run: Run, name: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads((run.directory / f"started-{name}").read_text())
+    return found
+
+
+async def test_a_run_goes_through_its_phases_to_a_summary(run: Run) -> None:
+    summary = await _supervise(run)
+    assert (summary.num_updates, summary.num_trajectories, summary.generated_tokens) == (5, 160, 9000)
+    assert summary.before == summary.after == {"mean_at_k": 0.25, "k": 16}
+    assert 0 < summary.seconds < 20
+    assert json.loads((run.directory / "summary.json").read_text())["seconds"] == summary.seconds
+    phases = [text.split(",")[0].split(":")[0] for text in _events(run)]
+    assert phases == ["launched", "evaluation before", "training", "evaluation after", "done"]
+
+
+async def test_each_process_sees_its_own_device_and_threads(run: Run) -> None:
+    await _supervise(replace(run, placement=parse_gpus("4-5:gen,6-7:train")))
+    seen = {
+        name: _started(run, f"{name}-0")["environment"]
+        for name in ("generator-1", "trainer-0", "trainer-1", "evaluate")
+    }
+    assert {name: env["CUDA_VISIBLE_DEVICES"] for name, env in seen.items()} == {
+        "generator-1": "5",
+        "trainer-0": "6",
+        "trainer-1": "7",
+        "evaluate": "4",
+    }
+    assert (seen["generator-1"]["OMP_NUM_THREADS"], seen["trainer-0"]["OMP_NUM_THREADS"]) == ("3", "1")
+    assert seen["trainer-0"]["MASTER_PORT"] == seen["trainer-1"]["MASTER_PORT"] is not None
+
+
+async def test_a_generator_that_dies_is_started_again(run: Run) -> None:
+    (run.directory / "crashes").write_text("2")
+    await _supervise(run)
+    deaths = [text for text in _events(run) if "starting it again" in text]
+    assert len(deaths) == 2
+    assert deaths[1].startswith("generator-0 ended with exit code 1; its log ")
+    assert "ends: error: crash 1;" in deaths[1]
+
+
+async def test_a_generator_that_keeps_dying_fails_the_run_after_a_checkpoint(run: Run) -> None:
+    (run.directory / "crashes").write_text("99")
+    with pytest.raises(ProcessError, match=r"generator-0 ended with exit code 1.*died 4 times.*tsd launch --resume"):
+        await _supervise(run)
+    assert (run.directory / "checkpoints" / "update-000003" / "state.json").exists(), "the trainer wrote a checkpoint"
+    assert _events(run)[-1].startswith("failed: generator-0")
+
+
+async def test_a_trainer_that_fails_ends_the_run_and_says_how_to_go_on(run: Run) -> None:
+    (run.directory / "trainer-fails").touch()
+    with pytest.raises(ProcessError) as failure:
+        await _supervise(run)
+    assert str(failure.value) == (
+        f"trainer-0 ended with exit code 1; its log {run.directory}/logs/trainer-0.log ends: error: out of memory; "
+        f"continue from the last checkpoint with: tsd launch --resume {run.directory}"
+    )
+
+
+async def test_a_trained_run_only_gets_what_is_missing(run: Run) -> None:
+    first = await _supervise(run)
+    (run.directory / "after.json").unlink()
+    second = await _supervise(run)
+    assert any("training is complete" in text for text in _events(run))
+    assert _events(run).count("training, to update 5") == 1
+    assert second.seconds > first.seconds, "time adds up over launches"
+
+
+async def test_more_updates_train_and_evaluate_again(run: Run) -> None:
+    await _supervise(run)
+    before = _started(run, "evaluate-0")
+    longer = load_config(None, ["engine.kind=mock", "train.num_updates=7"])
+    with pytest.raises(ProcessError, match="stopped before its last update"):  # the fake ends at update 5 all the same
+        await _supervise(replace(run, config=longer))
+    assert _events(run).count("training, to update 7") == 1
+    assert not (run.directory / "after.json").exists(), "what it said is of an earlier state"
+    assert _started(run, "evaluate-0") == before, "the first evaluation stands"
+
+
+def test_a_used_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=f"not empty; continue that run with --resume {tmp_path}"):
+        start(Request(run_dir=tmp_path), Console())
+
+
+def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.toml there"):
+        start(Request(resume=tmp_path), Console())
+
+
+def test_a_run_in_use_is_refused(run: Run) -> None:
+    (run.directory / "config.toml").write_text("")
+    with (
+        rundir.locked(run.directory),
+        pytest.raises(ValueError, match=f"in use by another tsd launch, process {os.getpid()}"),
+    ):
+        start(Request(resume=run.directory), Console())
+
+
+def test_a_lock_held_for_a_dead_launcher_is_waited_for(run: Run) -> None:
+    path = run.directory / rundir.LOCK_FILE
+    path.write_text("4194305")  # no process has this number: it is past the kernel's largest
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held.fileno()])
+    with holder:
+        assert holder.stdin is not None
+        holder.stdin.close()
+        with rundir.locked(run.directory):
+            assert path.read_text() == str(os.getpid())
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(tmp_path: Path) -> None:
+    request = Request(run_dir=tmp_path / "new", gpus="0-5:gen,6-7:train", overrides=("model.path=/x/Qwen2.5-1.5B",))
+    assert "generator-5  GPU 5" in dry_run(request)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_that_contradict_each_other_are_refused(run: Run) -> None:
+    (run.directory / "config.toml").write_text("")
+    with pytest.raises(ValueError, match="--resume takes neither"):
+        dry_run(Request(resume=run.directory, config=Path("x.toml")))
+
+
+def test_errors_are_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise ValueError("no such thing")
+
+    def fail() -> None:
+        raise ProcessError("trainer-0 ended")
+
+    assert (exit_code(refuse), exit_code(fail)) == (2, 1)
+    assert capsys.readouterr().err == "error: no such thing\nerror: trainer-0 ended\n"
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, tsd.cli, tsd.launch; sys.exit('torch' in sys.modules or 'zmq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0
+
+
+# From here on the launcher is a process of its own, and signals come from outside.
+
+
+class Launched:
+    """A launcher and everything it started, found by a variable they all inherit."""
+
+    def __init__(self, fake: Path, run_dir: Path, how: str) -> None:
+        self._mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(fake), str(run_dir), how],
+            env={**os.environ, "TSD_TEST_MARK": self._mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def alive(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            marked = process.environ().get("TSD_TEST_MARK") == self._mark
+            return bool(marked and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+
+
+@contextmanager
+def _launched(fake: Path, run_dir: Path, how: str = "new") -> Iterator[Launched]:
+    launched = Launched(fake, run_dir, how)
+    try:
+        yield launched
+    finally:
+        for process in launched.alive():
+            process.kill()
+        launched.process.communicate(timeout=PATIENCE_S)
+
+
+def _until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def _searching(run_dir: Path) -> bool:
+    return all((run_dir / f"searching-generator-{index}").exists() for index in (0, 1))
+
+
+@contextmanager
+def _in_training(fake: Path, run_dir: Path) -> Iterator[Launched]:
+    with _launched(fake, run_dir) as launched:
+        # The launcher makes the directory; the fakes wait in it for nothing but `crashes`, which must be there first.
+        _until((run_dir / "config.toml").exists, "the run directory")
+        (run_dir / "crashes").write_text("0")
+        _until(lambda: _searching(run_dir), "generators to search")
+        # Launcher, guardian, two trainers, two generators with a grandchild each.
+        assert len(launched.alive()) == 8
+        yield launched
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_run_in_order_and_resume_continues(
+    tmp_path: Path, fake: Path, number: signal.Signals, code: int
+) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(fake, run_dir) as launched:
+        launched.process.send_signal(number)
+        output, _ = launched.process.communicate(timeout=GONE_AFTER_S)
+        assert launched.process.returncode == code
+        assert output.splitlines()[-1] == f"stopped; continue with: tsd launch --resume {run_dir}"
+        assert launched.alive() == []
+    assert (run_dir / "checkpoints" / "update-000003" / "state.json").exists()
+    (run_dir / "release").touch()
+    with _launched(fake, run_dir, "resume") as launched:
+        assert launched.process.wait(GONE_AFTER_S) == 0
+        assert launched.alive() == []
+    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
+
+
+def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(fake, run_dir) as launched:
+        launched.process.kill()
+        (run_dir / "release").touch()
+        killed_at = time.monotonic()
+        # At once: it waits for the processes of the killed one, which include two that ignore SIGTERM.
+        with _launched(fake, run_dir, "resume") as resumed:
+            _until(lambda: launched.alive() == [], "every process to end", GONE_AFTER_S)
+            assert time.monotonic() - killed_at < GONE_AFTER_S
+            assert resumed.process.wait(PATIENCE_S) == 0
+    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
+
+
+def test_a_second_signal_kills_at_once(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _launched(fake, run_dir) as launched:
+        _until((run_dir / "config.toml").exists, "the run directory")
+        (run_dir / "crashes").write_text("0")
+        _until(lambda: _searching(run_dir), "generators to search")
+        launched.process.send_signal(signal.SIGINT)
+        launched.process.send_signal(signal.SIGTERM)
+        assert launched.process.wait(GONE_AFTER_S) in (130, 143)
+        assert launched.alive() == []
+
+
+def test_a_signal_ends_an_evaluation(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    fake.write_text(FAKE.replace('(run_dir / "evaluation-hangs").exists()', "True"))
+    with _launched(fake, run_dir) as launched:
+        _until((run_dir / "started-evaluate-0").exists, "the evaluation to start")
+        launched.process.send_signal(signal.SIGTERM)
+        assert launched.process.wait(GONE_AFTER_S) == 143
+        assert launched.alive() == []
+    assert not list(run_dir.glob("started-trainer-*"))

@@ -1,0 +1,113 @@
+"""Which device does what: the `--gpus` grammar, and the GPUs of this machine.
+
+Knows nothing about the processes that will run there, and does not import torch.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+CPU = "cpu"
+ROLES = ("gen", "train")
+EXAMPLE = "0-5:gen,6-7:train, or cpu:gen,cpu:train without GPUs"
+LARGEST_GPU = 1023
+NVIDIA_SMI_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of each role, one process on each: `cpu`, or the number of a GPU."""
+
+    gen: tuple[str, ...]
+    train: tuple[str, ...]
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(device for device in (*self.gen, *self.train) if device != CPU)
+
+
+def parse_gpus(spec: str) -> Placement:
+    """Reads `devices:role,...` where devices are `cpu`, `3`, `0-5`, or several with commas between.
+
+    Raises ValueError with the position of the first mistake and an example.
+    """
+    placed: dict[str, list[str]] = {role: [] for role in ROLES}
+    waiting: list[tuple[int, str]] = []  # devices whose role is still to come
+    for position, devices, role in _items(spec):
+        waiting += [(position, device) for device in _expand(spec, position, devices)]
+        if role is None:
+            continue
+        for at, device in waiting:
+            if device != CPU and any(device in given for given in placed.values()):
+                _refuse(spec, at, f"GPU {device} is named twice")
+            placed[role].append(device)
+        waiting = []
+    if waiting:
+        _refuse(spec, len(spec), "expected :gen or :train")
+    for role, given in placed.items():
+        if not given:
+            _refuse(spec, len(spec), f"no device has the role {role}")
+    if len({device == CPU for device in placed["train"]}) > 1:
+        _refuse(spec, len(spec), "trainers are all on GPUs or all on the CPU")
+    return Placement(tuple(placed["gen"]), tuple(placed["train"]))
+
+
+def _items(spec: str) -> Iterator[tuple[int, str, str | None]]:
+    """What stands between commas, as position, devices and role; no role where the list goes on."""
+    position = 0
+    for item in spec.split(","):
+        devices, colon, role = item.partition(":")
+        if colon and role.strip() not in ROLES:
+            _refuse(spec, position + len(devices) + 1, f"expected gen or train, found {role.strip()!r}")
+        yield position + len(devices) - len(devices.lstrip()), devices.strip(), role.strip() if colon else None
+        position += len(item) + 1
+
+
+def _expand(spec: str, position: int, devices: str) -> list[str]:
+    """`cpu`, a number, or a range."""
+    if devices == CPU:
+        return [CPU]
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", devices)
+    if match is None:
+        _refuse(spec, position, f"expected cpu, a GPU's number or a range, found {devices!r}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        _refuse(spec, position, f"the range {devices} goes backwards")
+    if last > LARGEST_GPU:
+        _refuse(spec, position, f"no machine has a GPU {last}")
+    return [str(number) for number in range(first, last + 1)]
+
+
+def _refuse(spec: str, position: int, problem: str) -> NoReturn:
+    raise ValueError(f"--gpus {spec!r}, character {position + 1}: {problem}; for example {EXAMPLE}")
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Where it is set, GPU 0 is the first it names."""
+    if (chosen := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() and not name.strip().startswith("-"))
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(found.stdout.split())
+
+
+def bind(placement: Placement, visible: tuple[str, ...]) -> Placement:
+    """The placement with each GPU under the name it has on this machine. Raises ValueError where one is missing."""
+    if placement.gpus and not visible:
+        raise ValueError(
+            f"this machine has no GPUs, and {len(placement.gpus)} are asked for; run on the CPU instead: "
+            "tsd launch --gpus cpu:gen,cpu:train (--dry-run prints the plan without them)"
+        )
+    for gpu in placement.gpus:
+        if int(gpu) >= len(visible):
+            raise ValueError(
+                f"--gpus asks for GPU {gpu}, and this machine shows {len(visible)}: 0-{len(visible) - 1}; "
+                "--dry-run prints the plan all the same"
+            )
+    names = {CPU: CPU} | {str(number): name for number, name in enumerate(visible)}
+    return Placement(tuple(names[device] for device in placement.gen), tuple(names[d] for d in placement.train))

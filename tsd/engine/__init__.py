@@ -1,0 +1,48 @@
+"""The engines behind `tsd.protocols.Engine`, by name. Each is imported when it is asked for, torch and vllm with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsd.config import Config
+from tsd.protocols import Engine, TextCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An engine not yet started, and the codec that goes with it."""
+
+    engine: Engine
+    codec: TextCodec
+
+
+def make_engine(config: Config, directory: Path | None, *, temperature: float, seed: int) -> Generation:
+    """The engine that `engine.kind` names, on the model in `directory`.
+
+    Raises ValueError for a directory that is no model. An engine that cannot start says so when entered.
+    """
+    engine = config.engine
+    if engine.kind == "null":
+        from tsd.engine.mock import CharCodec
+        from tsd.engine.null import NullEngine
+
+        return Generation(NullEngine(), CharCodec())
+    if engine.kind == "mock":
+        from tsd.engine.mock import CharCodec, MockEngine, saved_solve_rate
+
+        solve_rate = saved_solve_rate(directory, engine.mock_solve_rate)
+        return Generation(MockEngine(solve_rate=solve_rate, latency_s=engine.mock_latency_s, seed=seed), CharCodec())
+    assert directory is not None, "every engine but null and mock has a model"
+    from tsd.model.text import HfCodec
+
+    codec = HfCodec(directory)
+    if engine.kind == "vllm":
+        from tsd.engine.vllm_engine import VllmEngine
+
+        return Generation(
+            VllmEngine(directory, engine, temperature=temperature, dtype=config.model.dtype, seed=seed), codec
+        )
+    from tsd.engine.torch_engine import TorchEngine
+
+    return Generation(
+        TorchEngine(directory, engine, temperature=temperature, dtype=config.model.dtype, seed=seed), codec
+    )

@@ -1,0 +1,154 @@
+"""The embedded engine: decoding with torch in the generator's own process, for CPU and small models.
+
+The event loop hands requests to one worker thread and never waits for it: each decoding step is awaited, and between
+two steps the loop admits new requests, drops cancelled ones and applies new weights. Knows nothing about trees.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from tsd.config import EngineConfig
+from tsd.engine.decoder import Decoder, Request
+from tsd.engine.stops import Stops
+from tsd.errors import EngineError, WeightsError
+from tsd.model.policy import Policy
+from tsd.model.text import HfCodec
+from tsd.types import Expansion, Step, WeightUpdate
+
+
+class TorchEngine:
+    """An `Engine`. Use as an async context manager."""
+
+    def __init__(self, directory: Path, config: EngineConfig, *, temperature: float, dtype: str, seed: int) -> None:
+        self.directory, self.config = directory, config
+        self.temperature, self.dtype, self.seed = temperature, dtype, seed
+        self._pending: deque[tuple[Request, asyncio.Future[Request]]] = deque()
+        self._running: dict[Request, asyncio.Future[Request]] = {}
+        self._updates: deque[tuple[WeightUpdate, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    @property
+    def version(self) -> int:
+        return self._decoder.version
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="torch-engine"))
+            self._decoder = await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            steps = group.create_task(self._run(), name="torch engine steps")
+            stack.callback(steps.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+        request = await self._generate(Request(tuple(state), num_samples, max_tokens, stops_at_step=True))
+        return Expansion(request.value, tuple(request.steps))
+
+    async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
+        request = await self._generate(Request(tuple(state), num_samples, max_tokens, stops_at_step=False))
+        return tuple(request.steps)
+
+    async def load(self, weights: WeightUpdate) -> None:
+        applied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._updates.append((weights, applied))
+        self._wake.set()
+        await applied
+
+    async def _generate(self, request: Request) -> Request:
+        limit = self._decoder.max_tokens
+        if not 0 < len(request.state) < limit or request.num_samples > self.config.max_sequences:
+            raise EngineError(
+                f"expected 1 to {limit - 1} state tokens and at most {self.config.max_sequences} samples, found "
+                f"{len(request.state)} and {request.num_samples}; see engine.max_model_tokens and engine.max_sequences"
+            )
+        done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+        self._pending.append((request, done))
+        self._wake.set()
+        try:
+            return await done
+        finally:
+            request.cancelled = not request.done
+            self._running.pop(request, None)
+
+    async def _run(self) -> None:
+        """Waits for requests when there are none; `_generate` and `load` wake it."""
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        try:
+            while True:
+                while self._updates:
+                    await self._apply(*self._updates.popleft())
+                await in_thread(self._decoder.admit, self._admissible())
+                for request in await in_thread(self._decoder.advance):
+                    self._resolve(request)
+                if not self._decoder.rows and not self._pending and not self._updates:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._fail_waiting(EngineError("the torch engine has stopped"))
+
+    def _fail_waiting(self, error: EngineError) -> None:
+        """Whoever still waits gets the error."""
+        for request in (*self._running.values(), *(future for _, future in self._pending)):
+            if not request.done():
+                request.set_exception(error)
+        for _, update in self._updates:
+            if not update.done():
+                update.set_exception(error)
+
+    def _admissible(self) -> list[Request]:
+        """Pending requests, first come first served, as many as rows are free."""
+        free, admitted = self._decoder.num_free, []
+        while self._pending and self._pending[0][0].num_samples <= free:
+            request, future = self._pending.popleft()
+            if request.cancelled:
+                continue
+            free -= request.num_samples
+            admitted.append(request)
+            self._running[request] = future
+        return admitted
+
+    def _resolve(self, request: Request) -> None:
+        future = self._running.get(request)
+        if future is not None and not future.done():
+            future.set_result(request)
+
+    async def _apply(self, weights: WeightUpdate, applied: asyncio.Future[None]) -> None:
+        load_weights = partial(self._decoder.policy.load_weights, weights)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._decoder.load, load_weights, weights.version)
+        except WeightsError as error:
+            # The caller of `load` gets the error; requests under way go on with the old weights.
+            applied.set_exception(error)
+        else:
+            applied.set_result(None)
+
+    def _start(self) -> Decoder:
+        torch.set_num_threads(self.config.num_threads)
+        policy, codec = Policy.load(self.directory, self.dtype), HfCodec(self.directory)
+        stops = Stops(codec.encode_text, codec.decode, codec.eos_ids())
+        return Decoder(
+            policy,
+            stops.finish,
+            temperature=self.temperature,
+            max_rows=self.config.max_sequences,
+            max_tokens=self.config.max_model_tokens,
+            cache_bytes=self.config.cache_mb * 2**20,
+            seed=self.seed,
+        )

@@ -1,0 +1,175 @@
+"""The vLLM engine: one `AsyncLLM` behind the `Engine` protocol, on a GPU or with vLLM's CPU build.
+
+A call is one request of vLLM. Knows nothing about trees or text; `vllm_model` puts values into vLLM's logprobs.
+"""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from safetensors.numpy import save_file
+
+from tsd.config import EngineConfig
+from tsd.engine.stops import STOPS
+from tsd.engine.vllm_start import engine_errors, start
+from tsd.errors import EngineError, WeightsError
+from tsd.types import Expansion, Finish, Step, WeightUpdate
+
+NEVER = -1e4
+"""Logit bias of the value's column, so that it is not sampled."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class VllmEngine:
+    """An `Engine`. Use as an async context manager."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: EngineConfig,
+        *,
+        temperature: float,
+        dtype: str,
+        seed: int,
+        stops: tuple[str, str] = STOPS,
+    ) -> None:
+        self.directory, self.config = directory, config
+        self.temperature, self.dtype, self.seed, self.stops = temperature, dtype, seed, stops
+        self.version = 0
+        self._serial = itertools.count()
+        self._loading = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        starting = asyncio.create_task(asyncio.to_thread(self._start))
+        try:
+            self._running = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                await asyncio.to_thread(starting.result().llm.shutdown)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._running.llm.shutdown)
+
+    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+        steps = await self._generate(state, num_samples, max_tokens, self.stops)
+        return Expansion(steps[0].values[0], steps)
+
+    async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
+        return await self._generate(state, num_samples, max_tokens, self.stops[1:])
+
+    async def load(self, weights: WeightUpdate) -> None:
+        self._check(weights)
+        applying = asyncio.create_task(self._apply(weights))
+        try:
+            await asyncio.shield(applying)
+        except asyncio.CancelledError:
+            # Weights and version change together, or not at all.
+            await asyncio.wait({applying})
+            raise
+
+    def _start(self) -> Any:
+        return start(
+            self.directory,
+            self.config,
+            temperature=self.temperature,
+            dtype=self.dtype,
+            seed=self.seed,
+            stops=self.stops,
+        )
+
+    async def _generate(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, stops: Sequence[str]
+    ) -> tuple[Step, ...]:
+        """One request of vLLM, which aborts it when this is cancelled."""
+        limit = self.config.max_model_tokens
+        if not 0 < len(state) < limit:
+            raise EngineError(
+                f"expected 1 to {limit - 1} state tokens, found {len(state)}; see engine.max_model_tokens"
+            )
+        version, name = self.version, f"tsd-{next(self._serial)}"
+        prompt = {"prompt_token_ids": list(state)}
+        params = self._params(num_samples, min(max_tokens, limit - len(state)), stops)
+        with engine_errors("vLLM does not generate"):
+            async with aclosing(self._running.llm.generate(prompt, params, name)) as outputs:
+                async for output in outputs:
+                    samples = output.outputs
+        return tuple(self._step(sample, version) for sample in samples)
+
+    def _params(self, num_samples: int, max_tokens: int, stops: Sequence[str]) -> Any:
+        """Plain sampling at temperature 1: the engine's own temperature is in the logits, see `vllm_model`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        running = self._running
+        texts = [stop for stop in stops if stop not in running.stop_ids]
+        ids = [running.stop_ids[stop] for stop in stops if stop in running.stop_ids]
+        return SamplingParams(
+            n=num_samples,
+            max_tokens=max_tokens,
+            temperature=1.0,
+            stop=texts,
+            include_stop_str_in_output=True,
+            stop_token_ids=[*ids, *running.eos_ids],
+            ignore_eos=True,  # EOS is among the stop tokens: the tokenizer's, whatever other files call so.
+            detokenize=bool(texts),
+            logprobs=1,
+            logprob_token_ids=[running.value_column],
+            logit_bias={running.value_column: NEVER},
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _step(self, sample: Any, version: int) -> Step:
+        """Every position of the flat logprobs holds two numbers: the sampled token's logprob, and V."""
+        tokens, flat = tuple(sample.token_ids), sample.logprobs.logprobs
+        assert len(flat) == 2 * len(tokens), "a logprob and a value for every token"
+        return Step(tokens, tuple(flat[0::2]), tuple(flat[1::2]), self._finish(sample), version)
+
+    def _finish(self, sample: Any) -> Finish:
+        if sample.finish_reason == "length":
+            return "length"
+        if sample.finish_reason != "stop":
+            raise EngineError(f"vLLM gave up a request: {sample.finish_reason}")
+        step = self.stops[0]
+        return "step" if sample.stop_reason in (step, self._running.stop_ids.get(step)) else "end"
+
+    def _check(self, weights: WeightUpdate) -> None:
+        expected, found = self._running.shapes, {name: tensor.shape for name, tensor in weights.tensors.items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            raise WeightsError(
+                f"update {weights.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}"
+            )
+
+    async def _apply(self, weights: WeightUpdate) -> None:
+        """Through a file in shared memory. vLLM computes the state of requests under way anew, with the new weights."""
+        llm = self._running.llm
+        async with self._loading:
+            with engine_errors("vLLM does not take new weights"), _scratch(weights) as folder:
+                path = Path(folder) / "weights.safetensors"
+                await asyncio.to_thread(save_file, weights.tensors, path)
+                await llm.pause_generation(mode="keep", clear_cache=True)
+                try:
+                    await llm.collective_rpc("load_tsd_weights", args=(str(path),))
+                    self.version = weights.version
+                finally:
+                    await llm.resume_generation()
+
+
+def _scratch(weights: WeightUpdate) -> tempfile.TemporaryDirectory[str]:
+    """In memory where the weights fit there; a container's shared memory may be small."""
+    num_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
+    fits = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * num_bytes
+    return tempfile.TemporaryDirectory(prefix="tsd-weights-", dir=SHARED_MEMORY if fits else None)

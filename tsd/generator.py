@@ -1,0 +1,199 @@
+"""One generator process: problems in, trajectories out, new weights in between.
+
+    startup: engine, sockets, the trainer's current weights
+    main loop: T tree workers            wait for the engine, then for room in the trainer's queue
+               follow_weights            waits for the trainer to publish
+               report                    wakes every few seconds
+    shutdown: SIGTERM cancels `generate`; tasks, engine and sockets close on the way out
+
+Started by `tsd launch` as `python -m tsd.generator`; knows nothing about the other processes but the sockets.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import zmq.asyncio
+
+from tsd.child import run_child
+from tsd.config import Config, load_config
+from tsd.engine import make_engine
+from tsd.model.files import model_path
+from tsd.observe.metrics import GeneratorRow, MetricsWriter
+from tsd.protocols import Engine, Task, TextCodec
+from tsd.search import Path as SearchPath
+from tsd.search import Tree, grow, harvest
+from tsd.tasks import make_task
+from tsd.transport.addresses import Addresses
+from tsd.transport.trajectories import TrajectorySender
+from tsd.transport.weights import WeightSubscriber
+from tsd.types import Grade, Problem, Trajectory
+
+REPORT_EVERY_S = 2.0
+LAG_PROBE_S = 0.05
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this generator has done so far."""
+
+    num_trees: int = 0
+    num_simulations: int = 0
+    num_generated: int = 0
+    num_solved: int = 0
+    loop_lag_s: float = 0.0
+    """Longest since the last report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """The parts of one generator, wired."""
+
+    index: int
+    config: Config
+    task: Task
+    codec: TextCodec
+    engine: Engine
+    sender: TrajectorySender
+    subscriber: WeightSubscriber
+    metrics: MetricsWriter
+    counters: Counters = field(default_factory=Counters)
+
+    async def run(self, problems: Iterator[Problem]) -> None:
+        """Until cancelled."""
+        await self.engine.load(await self.subscriber.snapshot(self.config.transport.timeout_s))
+        self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.follow_weights(), name="follow weights")
+            group.create_task(self.report(), name="report")
+            group.create_task(self.watch_loop(), name="watch loop")
+            for worker in range(self.config.search.trees):
+                group.create_task(self.search_trees(problems), name=f"tree worker {worker}")
+
+    async def search_trees(self, problems: Iterator[Problem]) -> None:
+        """One tree after another: grow, harvest, send."""
+        for problem in problems:
+            prompt = self.codec.encode(self.task.prompt(problem, self.config.task.style))
+
+            def grade(tokens: Sequence[int], problem: Problem = problem) -> Grade:
+                return self.task.grade(problem, self.codec.decode(tokens))
+
+            tree = Tree(prompt, grade, self.config.search)
+            await grow(tree, self.engine)
+            rng = random.Random(f"{self.config.seed} {problem.id}")
+            paths = await harvest(tree, self.engine, self.config.harvest, rng)
+            self._count(tree)
+            for trajectory in self._trajectories(tree, problem, paths):
+                await self.sender.send(trajectory, self.config.transport.timeout_s)
+
+    async def follow_weights(self) -> None:
+        """Applies each new version between engine steps, in mid-search; waits for the trainer to publish."""
+        while True:
+            update = await self.subscriber.newest()
+            if update.version != self.engine.version:
+                await self.engine.load(update)
+
+    async def report(self) -> None:
+        before, started = Counters(), time.monotonic()
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            now, seconds = self.counters, time.monotonic() - started
+            trees = now.num_trees - before.num_trees
+            self.metrics.write(
+                GeneratorRow(
+                    generator=self.index,
+                    version=self.engine.version,
+                    num_trees=now.num_trees,
+                    num_simulations=now.num_simulations,
+                    generated_tokens=now.num_generated,
+                    simulations_per_s=(now.num_simulations - before.num_simulations) / seconds,
+                    tokens_per_s=(now.num_generated - before.num_generated) / seconds,
+                    solved_share=(now.num_solved - before.num_solved) / trees if trees else None,
+                    loop_lag_s=now.loop_lag_s,
+                )
+            )
+            now.loop_lag_s = 0.0
+            before = Counters(now.num_trees, now.num_simulations, now.num_generated, now.num_solved)
+            started = time.monotonic()
+
+    async def watch_loop(self) -> None:
+        """Measures how late the event loop runs."""
+        while True:
+            due = time.monotonic() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            self.counters.loop_lag_s = max(self.counters.loop_lag_s, time.monotonic() - due)
+
+    def _count(self, tree: Tree) -> None:
+        self.counters.num_trees += 1
+        self.counters.num_simulations += tree.num_simulations
+        self.counters.num_generated += tree.num_generated
+        self.counters.num_solved += tree.solved
+
+    def _trajectories(self, tree: Tree, problem: Problem, paths: list[SearchPath]) -> Iterator[Trajectory]:
+        """The tree's paths as the trainer takes them; they share the tree's cost in tokens."""
+        group = f"{self.index}-{self.counters.num_trees}-{time.time_ns()}"
+        for i, path in enumerate(paths):
+            steps = path.steps
+            yield Trajectory(
+                id=f"{group}-{i}",
+                group=group,
+                problem_id=problem.id,
+                generator=self.index,
+                prompt=np.array(tree.prompt, np.int32),
+                tokens=np.array([token for step in steps for token in step.tokens], np.int32),
+                logprobs=np.array([logprob for step in steps for logprob in step.logprobs], np.float32),
+                values=np.array([value for step in steps for value in step.values], np.float32),
+                versions=np.array([step.version for step in steps for _ in step.tokens], np.int32),
+                grade=path.grade,
+                num_generated=tree.num_generated // len(paths),
+            )
+
+
+def problem_stream(task: Task, config: Config, index: int, num_generators: int) -> Iterator[Problem]:
+    """This generator's share of the training problems, again and again, each time in another order."""
+    problems = list(task.problems("train", config.task.num_train, config.seed))[index::num_generators]
+    rng = random.Random(f"{config.seed} {index} {time.time_ns()}")
+    while True:
+        rng.shuffle(problems)
+        yield from problems
+
+
+async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path) -> None:
+    """The whole life of a generator."""
+    config = load_config(run_dir / "config.toml")
+    directory = None if config.engine.kind in ("mock", "null") else model_path(config.model.path)
+    task, addresses = make_task(config.task), Addresses(sockets)
+    generation = make_engine(
+        config, directory, temperature=config.engine.temperature, seed=config.seed + index + time.time_ns() % 2**20
+    )
+    async with AsyncExitStack() as stack:
+        metrics = stack.enter_context(MetricsWriter(run_dir))
+        context = stack.enter_context(zmq.asyncio.Context())
+        sender = TrajectorySender(context, addresses.trajectories, config.transport.queue)
+        subscriber = WeightSubscriber(context, addresses.weights, addresses.snapshots)
+        stack.enter_context(sender)
+        stack.enter_context(subscriber)
+        engine = await stack.enter_async_context(generation.engine)
+        parts = Generator(index, config, task, generation.codec, engine, sender, subscriber, metrics)
+        await parts.run(problem_stream(task, config, index, num_generators))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tsd.generator")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--num-generators", type=int, required=True)
+    parser.add_argument("--sockets", type=Path, required=True)
+    args = parser.parse_args()
+    return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

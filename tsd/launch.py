@@ -1,0 +1,76 @@
+"""A launch, from what the command line asked for to a run under way. The one place that reads environment variables.
+
+What cannot be is refused here, before anything starts. Knows nothing about the run's phases (`tsd.supervisor`), and
+does not import torch: `tsd launch` answers at once.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tsd import rundir
+from tsd.config import Config, load_config, save_config
+from tsd.devices import bind, parse_gpus, visible_gpus
+from tsd.model.files import model_path
+from tsd.plan import make_plan, render_plan
+from tsd.supervisor import PROGRAMS, Programs, Run, supervise
+
+MODELLESS = ("mock", "null")
+"""Engines that need no model."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    gpus: str | None = None
+    run_dir: Path | None = None
+    resume: Path | None = None
+    max_updates: int | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.resume or self.run_dir or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+    def resolve(self) -> Config:
+        """The configuration of the run. Raises ValueError for what cannot be."""
+        if self.resume is not None:
+            if self.config is not None or self.run_dir is not None:
+                raise ValueError("--resume takes neither --config nor --run-dir; change its settings with --set")
+            rundir.check_resumable(self.resume)
+        path = self.config if self.resume is None else self.resume / rundir.CONFIG_FILE
+        config = load_config(path, self.overrides)
+        if self.max_updates is not None:
+            config = msgspec.structs.replace(
+                config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
+            )
+        return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
+
+
+def dry_run(request: Request) -> str:
+    """What `launch` would do, as text. Changes nothing."""
+    config = request.resolve()
+    return render_plan(make_plan(config, parse_gpus(config.gpus), request.directory))
+
+
+def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> rundir.Summary:
+    """A whole launch. Raises ValueError, before anything starts, for what cannot be; Stopped after a signal."""
+    config = request.resolve()
+    placement, directory = parse_gpus(config.gpus), request.directory
+    if placement.gpus:
+        placement = bind(placement, visible_gpus(os.environ))
+    if config.engine.kind not in MODELLESS:
+        model_path(config.model.path)
+    if request.resume is None:
+        rundir.create(directory)
+    with rundir.locked(directory) as lock:
+        save_config(config, directory / rundir.CONFIG_FILE)
+        run = Run(config, placement, directory, dict(os.environ), programs)
+        return asyncio.run(supervise(run, lock, console))

@@ -1,0 +1,113 @@
+"""Learners: what the trainer drives. `PolicyLearner` trains a language model; `MockLearner` stands in for one.
+
+A learner knows how to learn from a batch, give out its weights, and save and load itself; nothing about sockets.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import torch
+
+from tsd.config import Config
+from tsd.learn.batch import collate
+from tsd.learn.group import Group
+from tsd.learn.update import Stats, update
+from tsd.model.files import MOCK_FILE
+from tsd.model.policy import Policy
+from tsd.model.text import HfCodec
+from tsd.types import Trajectory, WeightUpdate
+
+OPTIMIZER_FILE = "optimizer.pt"
+
+
+class Learner(Protocol):
+    """What the trainer needs of one."""
+
+    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats | None:
+        """One batch; `version` is the last one published. None where the loss was not finite and nothing changed."""
+        ...
+
+    def weights(self, version: int) -> WeightUpdate: ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+class PolicyLearner:
+    """PPO or CISPO with AdamW on a `Policy`. Every rank holds the whole model and sees its share of each batch."""
+
+    def __init__(self, config: Config, start: Path, checkpoint: Path | None, group: Group) -> None:
+        self.config, self.group = config, group
+        torch.manual_seed(config.seed)
+        source = checkpoint or start
+        self.codec = HfCodec(source)
+        self.policy = Policy.load(source, config.model.dtype).to(group.device)
+        self.reference = Policy.load(start, config.model.dtype).to(group.device) if config.loss.c_kl else None
+        train = config.train
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+        )
+        if checkpoint is not None:
+            state = torch.load(checkpoint / OPTIMIZER_FILE, map_location=group.device, weights_only=True)
+            self.optimizer.load_state_dict(state)
+
+    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats | None:
+        train, group = self.config.train, self.group
+        batches = collate(trajectories[group.rank :: group.size], train.micro_batch_tokens)
+        stats = None
+        for _ in range(train.num_inner_steps):
+            stats = update(
+                self.policy,
+                self.reference,
+                self.optimizer,
+                batches,
+                config=self.config.loss,
+                temperature=self.config.engine.temperature,
+                max_grad_norm=train.max_grad_norm,
+                own_version=version,
+                group=group,
+            )
+            if stats is None:
+                break
+        return stats
+
+    def weights(self, version: int) -> WeightUpdate:
+        return self.policy.weights(version)
+
+    def save(self, directory: Path) -> None:
+        self.policy.save(directory)
+        self.codec.tokenizer.save_pretrained(str(directory))
+        torch.save(self.optimizer.state_dict(), directory / OPTIMIZER_FILE)
+
+
+class MockLearner:
+    """Moves the mock engine's one weight, the chance of a good step, up with the share of exact answers it sees."""
+
+    RATE = 0.05
+
+    def __init__(self, config: Config, checkpoint: Path | None) -> None:
+        self.solve_rate = config.engine.mock_solve_rate
+        if checkpoint is not None:
+            self.solve_rate = msgspec.json.decode((checkpoint / MOCK_FILE).read_bytes(), type=float)
+
+    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats:
+        exact = sum(trajectory.grade.exact for trajectory in trajectories) / len(trajectories)
+        before, self.solve_rate = self.solve_rate, self.solve_rate + self.RATE * exact * (1 - self.solve_rate)
+        return Stats(
+            loss=1 - exact,
+            policy_loss=1 - exact,
+            value_loss=0.0,
+            kl=0.0,
+            entropy=0.0,
+            ratio_mean=1.0,
+            logprob_gap=None,
+            grad_norm=self.solve_rate - before,
+        )
+
+    def weights(self, version: int) -> WeightUpdate:
+        return WeightUpdate(version, {"solve_rate": np.array([self.solve_rate], np.float32)})
+
+    def save(self, directory: Path) -> None:
+        (directory / MOCK_FILE).write_bytes(msgspec.json.encode(self.solve_rate))

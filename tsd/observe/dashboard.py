@@ -1,0 +1,244 @@
+"""The live dashboard: one pure function from a run's state to a picture of at most 23 lines.
+
+Reads metrics rows and nothing else; knows nothing about processes. Words and shapes carry every meaning, colour none.
+`python -m tsd.observe.dashboard RUN_DIR [--svg FILE]` draws a run from its files.
+"""
+
+import argparse
+import asyncio
+import io
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from tsd.observe.marks import interval_bar, sparkline
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow
+from tsd.observe.state import RunState
+
+HEIGHT = 23
+"""A terminal of 24 lines, less the one the cursor stands on."""
+NUM_GENERATORS = 6
+"""Most rows of the generators' table."""
+REFRESH_S = 0.5
+SVG_WIDTH = 100
+NAME, QUIET = "cyan", "bright_black"
+
+
+def render(state: RunState, now: float, width: int) -> RenderableType:
+    """The whole picture, `width` columns wide and no higher than HEIGHT."""
+    trainer, evaluations = _trainer(state, width), _evaluations(state, width)
+    generators, num_rows = _generators(state, now)
+    # A header, four titles; what is left over is for events.
+    room = HEIGHT - 5 - len(trainer) - num_rows - len(evaluations)
+    return Group(
+        _header(state, now),
+        _title("trainer"),
+        *trainer,
+        _title("generators"),
+        generators,
+        _title("held-out problems, with 95% intervals"),
+        *evaluations,
+        _title("events"),
+        *(_event(row) for row in list(state.events)[-room:]),
+    )
+
+
+def plain_line(row: Row) -> str | None:
+    """A row as one line, for where there is no terminal; None for one that comes too often to read."""
+    clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
+    match row:
+        case UpdateRow():
+            return (
+                f"{clock} update {row.update}/{row.num_updates}: solved {row.exact_share:.1%}, "
+                f"reward {row.reward_mean:.3f}, loss {row.loss:.4g}, kl {row.kl:.4g}, grad norm {row.grad_norm:.3g}, "
+                f"ratio {row.ratio_mean:.3f}, age {row.age_mean:.1f}, {row.tokens_per_s:,.0f} tokens/s, "
+                f"waited {row.wait_s:.1f} s, refused {sum(row.num_refused.values())}"
+            )
+        case EvaluationRow():
+            low, high = row.ci95
+            done = f"{row.num_done}/{row.num_problems} problems"
+            return f"{clock} evaluation {row.when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
+        case EventRow():
+            return f"{clock} {row.source}: {row.text}"
+        case GeneratorRow():
+            return None
+
+
+class Board:
+    """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._reader, self._console = MetricsReader(run_dir), console
+        self._drawn = console.is_terminal and not console.is_dumb_terminal
+        self.state = RunState(name=str(run_dir))
+        for row in self._reader.read():  # of earlier launches
+            self.state.absorb(row)
+
+    async def follow(self) -> None:
+        """Until cancelled; what is new then is still shown."""
+        with ExitStack() as stack:
+            live = None
+            if self._drawn:
+                live = stack.enter_context(Live(console=self._console, auto_refresh=False))
+            try:
+                while True:
+                    self._show(live)
+                    await asyncio.sleep(REFRESH_S)
+            finally:
+                self._show(live)
+
+    def _show(self, live: Live | None) -> None:
+        for row in self._reader.read():
+            self.state.absorb(row)
+            if live is None and (line := plain_line(row)) is not None:
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if live is not None:
+            live.update(render(self.state, time.time(), self._console.width), refresh=True)
+
+
+def _header(state: RunState, now: float) -> Table:
+    left = state.remaining(now)
+    times = (f", about {_clock(left)} more" if left else "") + f"; {_clock(state.elapsed(now))} so far"
+    grid = Table.grid(expand=True, padding=(0, 1))
+    grid.add_column(no_wrap=True, ratio=1)
+    grid.add_column(no_wrap=True, justify="right")
+    grid.add_row(Text.assemble(("tsd ", f"bold {NAME}"), state.name), Text.assemble((state.phase, "bold"), times))
+    return grid
+
+
+def _title(text: str) -> Rule:
+    return Rule(Text(text, style=NAME), align="left", style=QUIET)
+
+
+def _trainer(state: RunState, width: int) -> list[RenderableType]:
+    """A line for each of its entries."""
+    row = state.update
+    if row is None:
+        return [Text("no update yet", style=QUIET)]
+    return [
+        _progress(row, width),
+        _pairs(("loss", _number(row.loss)), ("policy", _number(row.policy_loss)), ("value", _number(row.value_loss))),
+        _pairs(("KL", _number(row.kl)), ("grad norm", _number(row.grad_norm)), ("ratio", f"{row.ratio_mean:.3f}")),
+        _pairs(
+            ("age", f"{row.age_mean:.1f} versions"),
+            ("trained", f"{row.tokens_per_s:,.0f} tok/s"),
+            ("waited", f"{row.wait_s:.1f} s"),
+        ),
+        _pairs(("used", f"{row.num_trajectories:,} trajectories; refused {_refused(row)}")),
+        _spark("solved", f"{row.exact_share:.1%}", [update.exact_share for update in state.updates], width),
+        _spark("reward", f"{row.reward_mean:.3f}", [update.reward_mean for update in state.updates], width),
+    ]
+
+
+def _progress(row: UpdateRow, width: int) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=row.num_updates, completed=row.update, width=max(8, width - 48))
+    grid.add_row(f"update {row.update:,}/{row.num_updates:,}", bar, f"version {row.version}")
+    return grid
+
+
+def _pairs(*pairs: tuple[str, str]) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 1))
+    for _ in pairs:
+        grid.add_column(width=9, style=QUIET, no_wrap=True)
+        grid.add_column(ratio=1, no_wrap=True)
+    grid.add_row(*(text for pair in pairs for text in pair))
+    return grid
+
+
+def _spark(name: str, last: str, values: Sequence[float], width: int) -> Text:
+    return Text.assemble((f"{name:<9} ", QUIET), f"{last:<7} ", (sparkline(values, max(1, width - 18)), NAME))
+
+
+def _generators(state: RunState, now: float) -> tuple[RenderableType, int]:
+    """The table, and its height."""
+    if not state.generators:
+        return Text("none has reported yet", style=QUIET), 1
+    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style=QUIET)
+    for name in ("generator", "version", "trees", "simulations/s", "tokens/s", "solved", "loop lag", "reported"):
+        table.add_column(name, justify="left" if name == "generator" else "right", no_wrap=True)
+    rows = [state.generators[index] for index in sorted(state.generators)]
+    shown = rows if len(rows) <= NUM_GENERATORS else rows[: NUM_GENERATORS - 1]
+    for row in shown:
+        table.add_row(str(row.generator), *_generator(row, now))
+    if rest := rows[len(shown) :]:
+        table.add_row(f"{len(rest)} more", *_generators_sum(rest))
+    return table, 1 + min(len(rows), NUM_GENERATORS)
+
+
+def _generator(row: GeneratorRow, now: float) -> tuple[str, ...]:
+    return (
+        str(row.version),
+        f"{row.num_trees:,}",
+        f"{row.simulations_per_s:,.0f}",
+        f"{row.tokens_per_s:,.0f}",
+        "-" if row.solved_share is None else f"{row.solved_share:.0%}",
+        f"{row.loop_lag_s * 1000:.0f} ms",
+        f"{max(0.0, now - row.time_s):.0f} s ago",
+    )
+
+
+def _generators_sum(rows: Sequence[GeneratorRow]) -> tuple[str, ...]:
+    simulations, tokens = sum(row.simulations_per_s for row in rows), sum(row.tokens_per_s for row in rows)
+    return "", f"{sum(row.num_trees for row in rows):,}", f"{simulations:,.0f}", f"{tokens:,.0f}"
+
+
+def _evaluations(state: RunState, width: int) -> list[RenderableType]:
+    highest = max((row.ci95[1] for row in state.evaluations.values()), default=1.0)
+    return [_evaluation(when, state.evaluations.get(when), highest, width) for when in ("before", "after")]
+
+
+def _evaluation(when: str, row: EvaluationRow | None, highest: float, width: int) -> Text:
+    if row is None:
+        return Text(f"{when:<8}-", style=QUIET)
+    low, high = row.ci95
+    numbers = f"mean@{row.k} {row.mean_at_k:6.1%} [{low:.1%}, {high:.1%}]"
+    done = f"{row.num_done}/{row.num_problems}"
+    bar = interval_bar(low, row.mean_at_k, high, highest, max(1, width - 52))
+    return Text.assemble((f"{when:<8}", QUIET), (f"{numbers:<31} {done:>9}  ", "bold"), (bar, NAME), no_wrap=True)
+
+
+def _event(row: EventRow) -> Text:
+    clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
+    return Text.assemble((f"{clock} ", QUIET), (row.source, NAME), f" {row.text}", no_wrap=True, overflow="ellipsis")
+
+
+def _refused(row: UpdateRow) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in row.num_refused.items()) or "none"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tsd.observe.dashboard", description="Draws a run from its files.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--svg", type=Path, help="write the picture here instead of to the terminal")
+    args = parser.parse_args(arguments)
+    state = RunState(name=str(args.run_dir))
+    for row in MetricsReader(args.run_dir).read():
+        state.absorb(row)
+    if state.last_row_s is None:
+        raise SystemExit(f"no metrics in {args.run_dir}: not a run directory, or nothing has happened yet")
+    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO()) if args.svg else Console()
+    console.print(render(state, state.last_row_s, console.width))
+    if args.svg:
+        console.save_svg(str(args.svg), title="tsd launch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a run directory holds besides checkpoints and metrics: configuration, lock, logs, summary.
+
+    config.toml     the resolved configuration          before.json, after.json   evaluations
+    metrics.jsonl   a row for everything that happened  summary.json              both, and what they cost
+    checkpoints/    the newest few                      logs/                     what each process printed
+
+Starts nothing, and knows nothing about devices.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from tsd.config import Config
+from tsd.guardian import GRACE_S, KILL_S, is_running
+from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.observe.metrics import MetricsReader
+from tsd.observe.state import RunState
+
+CONFIG_FILE = "config.toml"
+SUMMARY_FILE = "summary.json"
+LOCK_FILE = ".lock"
+LOCK_WAIT_S = GRACE_S + KILL_S + 5.0
+LOCK_POLL_S = 0.1
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """summary.json."""
+
+    before: dict[str, object]
+    after: dict[str, object]
+    num_updates: int
+    num_trajectories: int
+    generated_tokens: int
+    seconds: float
+    """Of all launches of this run, evaluations included."""
+
+
+def create(run_dir: Path) -> None:
+    """Makes the directory of a new run. Raises ValueError where something is already there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        used = any(run_dir.iterdir())
+    except OSError as error:
+        raise ValueError(f"cannot use {run_dir} as a run directory: {error}") from None
+    if used:
+        raise ValueError(
+            f"{run_dir} is not empty; continue that run with --resume {run_dir}, or name another --run-dir"
+        )
+
+
+def check_resumable(run_dir: Path) -> None:
+    """Raises ValueError where there is no run to go on with."""
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise ValueError(f"--resume {run_dir}: no {CONFIG_FILE} there, so it is not a run directory; see ls runs")
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[int]:
+    """The run's lock, as an open file. Waits where a killed launcher's processes are still being ended.
+
+    Raises ValueError where a living launcher has it.
+    """
+    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(lock, run_dir)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _acquire(lock: int, run_dir: Path) -> None:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode()
+        if holder.isdigit() and is_running(int(holder)):
+            raise ValueError(f"{run_dir} is in use by another tsd launch, process {holder}")
+        if time.monotonic() > deadline:
+            raise ValueError(f"{run_dir}: the processes of its last launch are still ending; try again in a moment")
+        time.sleep(LOCK_POLL_S)
+
+
+def is_trained(run_dir: Path, config: Config) -> bool:
+    """Whether training has reached the end that the configuration, perhaps changed since, sets it."""
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        return False
+    state, train = load_state(checkpoint), config.train
+    reached = state.update >= train.num_updates or 0 < train.time_limit_s <= state.elapsed_s
+    return state.complete and reached
+
+
+def summarise(run_dir: Path) -> Summary:
+    """Writes and returns summary.json, from the two evaluations and the metrics."""
+    state = RunState()
+    for row in MetricsReader(run_dir).read():
+        state.absorb(row)
+    last = state.update
+    summary = Summary(
+        before=msgspec.json.decode((run_dir / "before.json").read_bytes(), type=dict[str, object]),
+        after=msgspec.json.decode((run_dir / "after.json").read_bytes(), type=dict[str, object]),
+        num_updates=last.update if last else 0,
+        num_trajectories=last.num_trajectories if last else 0,
+        generated_tokens=last.generated_tokens if last else 0,
+        seconds=round(state.elapsed_s, 2),
+    )
+    partial = run_dir / f"{SUMMARY_FILE}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+    partial.rename(run_dir / SUMMARY_FILE)
+    return summary

@@ -1,0 +1,251 @@
+"""One trainer process: trajectories in, updates, weights out.
+
+    startup: group of ranks, learner from the newest checkpoint, sockets (rank 0), weights published
+    main loop: train       waits for `receive` to fill the queue, then learns in a thread; publishes, checkpoints
+               receive     waits for generators, and for room in the queue (generators then wait in turn)
+               serve       waits for generators that ask for a snapshot
+    shutdown: SIGTERM lets the update under way finish, then a checkpoint is written
+
+Rank 0 alone has sockets and files; the others wait for what it broadcasts. Started by `tsd launch` as
+`python -m tsd.trainer`; knows nothing about trees or engines.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import torch
+import zmq.asyncio
+
+from tsd.child import run_child
+from tsd.config import Config, load_config
+from tsd.errors import DivergedError, FrameError
+from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
+from tsd.learn.group import Group, join_group
+from tsd.learn.learner import Learner, MockLearner, PolicyLearner
+from tsd.learn.update import Stats
+from tsd.model.files import model_path
+from tsd.observe.metrics import MetricsWriter, UpdateRow
+from tsd.transport.addresses import Addresses
+from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
+from tsd.transport.trajectories import TrajectoryReceiver
+from tsd.transport.weights import WeightPublisher
+from tsd.types import Trajectory
+
+LONG_WAIT_S = 30.0
+MAX_SKIPPED = 3
+"""Updates in a row whose loss is not finite, after which training stops."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What rank 0 shares out for one update; an empty one ends training on every rank."""
+
+    version: int
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(slots=True)
+class Trainer:
+    """The parts of rank 0, wired."""
+
+    config: Config
+    run_dir: Path
+    group: Group
+    learner: Learner
+    state: TrainState
+    receiver: TrajectoryReceiver
+    publisher: WeightPublisher
+    metrics: MetricsWriter
+    queue: asyncio.Queue[Trajectory | None]
+    stopping: bool = False
+    wait_s: float = 0.0
+    """Time the last batch took to come together."""
+    num_refused: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> None:
+        """Until the updates are done, the time is up, or SIGTERM."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.request_stop)
+        self.num_refused.update(self.state.num_refused)
+        await self.publisher.publish(self.learner.weights(self.state.version))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.receive(), name="receive"), group.create_task(self.publisher.serve())]
+            await self.train()
+            for task in tasks:
+                task.cancel()
+        await asyncio.to_thread(self.group.broadcast, encode(Batch(self.state.version, ())))
+        await self.checkpoint(complete=not self.stopping)
+
+    async def receive(self) -> None:
+        """Refuses what is damaged, and counts it; what is whole waits in the queue."""
+        while True:
+            try:
+                trajectory = await self.receiver.receive(self.config.transport.timeout_s)
+            except FrameError as error:
+                self.num_refused["invalid"] += 1
+                self.metrics.event("trainer-0", f"refused: {error}")
+                continue
+            await self.queue.put(trajectory)
+
+    async def train(self) -> None:
+        """The main loop: take, learn, publish."""
+        train, num_skipped = self.config.train, 0
+        while not self.finished() and (trajectories := await self.take()):
+            started = time.monotonic()
+            stats = await asyncio.to_thread(self.learn, trajectories)
+            if stats is None:
+                num_skipped = self.skip(trajectories, num_skipped)
+                continue
+            num_skipped, seconds = 0, time.monotonic() - started
+            self.advance(trajectories, self.wait_s + seconds)
+            self.report(stats, trajectories, seconds)
+            if self.state.update % train.publish_every == 0:
+                self.state = msgspec.structs.replace(self.state, version=self.state.version + 1)
+                await self.publisher.publish(self.learner.weights(self.state.version))
+            if self.state.update % train.checkpoint_every == 0:
+                await self.checkpoint(complete=False)
+
+    def finished(self) -> bool:
+        train = self.config.train
+        out_of_time = 0 < train.time_limit_s <= self.state.elapsed_s
+        return self.stopping or out_of_time or self.state.update >= train.num_updates
+
+    async def take(self) -> list[Trajectory]:
+        """A batch that is fresh enough; an empty one when told to stop. Says so when it waits long."""
+        started, batch = time.monotonic(), list[Trajectory]()
+        while len(batch) < self.config.train.batch_size and not self.stopping:
+            try:
+                async with asyncio.timeout(LONG_WAIT_S):
+                    self.admit(await self.queue.get(), batch)
+            except TimeoutError:
+                seconds = time.monotonic() - started
+                self.metrics.event("trainer-0", f"waits for trajectories: {len(batch)} in {seconds:.0f} s")
+        self.wait_s = time.monotonic() - started
+        return [] if self.stopping else batch
+
+    def admit(self, trajectory: Trajectory | None, batch: list[Trajectory]) -> None:
+        """The staleness gate. None only wakes `take`."""
+        if trajectory is None:
+            return
+        if self.state.version - trajectory.version > self.config.train.max_staleness:
+            self.num_refused["stale"] += 1
+        else:
+            batch.append(trajectory)
+
+    def request_stop(self) -> None:
+        """On SIGTERM: the update under way is finished, a wait for trajectories is not."""
+        self.stopping = True
+        if not self.queue.full():
+            self.queue.put_nowait(None)
+
+    def learn(self, trajectories: list[Trajectory]) -> Stats | None:
+        """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
+        self.group.broadcast(encode(Batch(self.state.version, tuple(trajectories))))
+        return self.learner.learn(trajectories, self.state.version)
+
+    def skip(self, trajectories: list[Trajectory], num_skipped: int) -> int:
+        """An update that was not finite: its batch is kept for inspection; the third in a row ends training."""
+        path = self.run_dir / f"not-finite-{self.state.update:06d}-{num_skipped}.msgpack"
+        path.write_bytes(encode(Batch(self.state.version, tuple(trajectories))))
+        self.metrics.event("trainer-0", f"skipped an update whose loss is not finite; its batch is in {path}")
+        if num_skipped + 1 == MAX_SKIPPED:
+            raise DivergedError(f"{MAX_SKIPPED} updates in a row were not finite; try a lower train.learning_rate")
+        return num_skipped + 1
+
+    def advance(self, trajectories: list[Trajectory], seconds: float) -> None:
+        """Counts an update that was made."""
+        state = self.state
+        self.state = msgspec.structs.replace(
+            state,
+            update=state.update + 1,
+            num_trajectories=state.num_trajectories + len(trajectories),
+            generated_tokens=state.generated_tokens + sum(trajectory.num_generated for trajectory in trajectories),
+            num_refused=dict(self.num_refused),
+            elapsed_s=state.elapsed_s + seconds,
+        )
+
+    def report(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
+        state, count = self.state, len(trajectories)
+        self.metrics.write(
+            UpdateRow(
+                update=state.update,
+                num_updates=self.config.train.num_updates,
+                version=state.version,
+                **msgspec.to_builtins(stats),
+                reward_mean=sum(trajectory.grade.reward for trajectory in trajectories) / count,
+                exact_share=sum(trajectory.grade.exact for trajectory in trajectories) / count,
+                age_mean=sum(state.version - trajectory.version for trajectory in trajectories) / count,
+                num_trajectories=state.num_trajectories,
+                generated_tokens=state.generated_tokens,
+                num_refused=state.num_refused,
+                tokens_per_s=sum(len(trajectory.tokens) for trajectory in trajectories) / seconds,
+                wait_s=self.wait_s,
+                elapsed_s=state.elapsed_s,
+            )
+        )
+
+    async def checkpoint(self, *, complete: bool) -> None:
+        state = msgspec.structs.replace(self.state, complete=complete)
+        path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, self.learner.save)
+        self.metrics.event("trainer-0", f"checkpoint {path}")
+
+
+def make_learner(config: Config, checkpoint: Path | None, group: Group) -> Learner:
+    """Raises ValueError where the configuration names no model."""
+    if config.engine.kind == "mock":
+        return MockLearner(config, checkpoint)
+    return PolicyLearner(config, model_path(config.model.path), checkpoint, group)
+
+
+async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> None:
+    """Rank 0's whole life."""
+    checkpoint = latest_checkpoint(run_dir)
+    state = load_state(checkpoint) if checkpoint else TrainState()
+    learner, addresses, queue = make_learner(config, checkpoint, group), Addresses(sockets), config.transport.queue
+    with ExitStack() as stack:
+        metrics = stack.enter_context(MetricsWriter(run_dir))
+        context = stack.enter_context(zmq.asyncio.Context())
+        receiver = stack.enter_context(TrajectoryReceiver(context, addresses.trajectories, queue))
+        publisher = stack.enter_context(WeightPublisher(context, addresses.weights, addresses.snapshots))
+        metrics.event("trainer-0", f"trains from update {state.update}")
+        trainer = Trainer(config, run_dir, group, learner, state, receiver, publisher, metrics, asyncio.Queue(queue))
+        await trainer.run()
+
+
+def follow(config: Config, run_dir: Path, group: Group) -> None:
+    """Another rank's whole life: waits for rank 0's batches, the group's timeout its deadline."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and its empty batch ends this rank
+    learner = make_learner(config, latest_checkpoint(run_dir), group)
+    while (batch := decode(group.broadcast(None), Batch, max_bytes=MAX_BATCH_BYTES)).trajectories:
+        learner.learn(batch.trajectories, batch.version)
+
+
+async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
+    """The whole life of a trainer process."""
+    config = load_config(run_dir / "config.toml")
+    torch.set_num_threads(config.train.num_threads)
+    with join_group(rank, world, config.transport.timeout_s) as group:
+        if rank == 0:
+            await lead(config, run_dir, sockets, group)
+        else:
+            await asyncio.to_thread(follow, config, run_dir, group)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tsd.trainer")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world", type=int, required=True)
+    parser.add_argument("--sockets", type=Path, required=True)
+    args = parser.parse_args()
+    return run_child(train(args.run_dir, args.rank, args.world, args.sockets))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What crosses between processes: trajectories over PUSH/PULL, weights over PUB with snapshots on demand."""

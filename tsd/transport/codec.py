@@ -1,0 +1,52 @@
+"""Frames: typed MessagePack with arrays as raw buffers, checked and bounded on decode. No pickle anywhere."""
+
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from tsd.errors import FrameError
+
+T = TypeVar("T")
+
+DTYPES = frozenset({"<i4", "<f4"})
+MAX_TRAJECTORY_BYTES = 4 * 2**20
+MAX_BATCH_BYTES = 2**30
+MAX_WEIGHT_FRAME_BYTES = 8 * 2**30
+
+
+class _Array(msgspec.Struct, frozen=True, array_like=True):
+    """A one-dimensional array on the wire."""
+
+    dtype: str
+    data: bytes
+
+
+def encode(message: object) -> bytes:
+    """Any of tsd's wire types as one frame."""
+    return msgspec.msgpack.encode(message, enc_hook=_encode_array)
+
+
+def decode(frame: bytes, kind: type[T], max_bytes: int = MAX_TRAJECTORY_BYTES) -> T:
+    """One frame as the type it must be. Raises FrameError saying what is wrong with it."""
+    if len(frame) > max_bytes:
+        raise FrameError(f"expected a frame of at most {max_bytes} bytes, found {len(frame)}")
+    try:
+        return msgspec.msgpack.decode(frame, type=kind, dec_hook=_decode_array)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise FrameError(f"expected a {kind.__name__} frame: {error}") from None
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _Array(value.dtype.newbyteorder("<").str, value.astype(value.dtype.newbyteorder("<")).tobytes())
+    raise NotImplementedError(f"no wire form for {type(value).__name__}")
+
+
+def _decode_array(kind: type, value: Any) -> Any:
+    if kind is not np.ndarray:
+        raise NotImplementedError(f"no wire form for {kind.__name__}")
+    array = msgspec.convert(value, _Array)
+    if array.dtype not in DTYPES:
+        raise ValueError(f"expected an array of {' or '.join(sorted(DTYPES))}, found {array.dtype[:20]!r}")
+    return np.frombuffer(array.data, np.dtype(array.dtype))

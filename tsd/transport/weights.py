@@ -1,0 +1,132 @@
+"""Weights from the trainer to generators: PUB for each new version, a snapshot socket for who joins late.
+
+PUB drops silently and sends nothing to who has not yet subscribed; so a subscriber first subscribes, then asks for a
+snapshot, then follows. Every update is whole (dense), versioned, and checked tensor by tensor before anyone sees it.
+"""
+
+import asyncio
+import math
+import zlib
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import zmq
+import zmq.asyncio
+
+from tsd.errors import FrameError, TransportError, WeightsError
+from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode
+from tsd.types import WeightUpdate
+
+SNAPSHOT_REQUEST = b"snapshot"
+NUM_WAITING_UPDATES = 2
+
+
+class _Tensor(msgspec.Struct, frozen=True):
+    name: str
+    shape: tuple[int, ...]
+    crc32: int
+
+
+class _Header(msgspec.Struct, frozen=True):
+    version: int
+    tensors: tuple[_Tensor, ...]
+
+
+def encode_update(update: WeightUpdate) -> list[bytes]:
+    """A header frame, then one frame of little-endian float32 for each tensor."""
+    frames = [np.ascontiguousarray(tensor, "<f4").tobytes() for tensor in update.tensors.values()]
+    tensors = tuple(
+        _Tensor(name, tensor.shape, zlib.crc32(frame))
+        for (name, tensor), frame in zip(update.tensors.items(), frames, strict=True)
+    )
+    return [msgspec.msgpack.encode(_Header(update.version, tensors)), *frames]
+
+
+def decode_update(frames: list[bytes]) -> WeightUpdate:
+    """Raises WeightsError where a frame is missing, of the wrong size, or damaged."""
+    try:
+        header = decode(frames[0], _Header)
+    except FrameError as error:
+        raise WeightsError(f"a weight update has a damaged header: {error}") from None
+    if len(frames) != 1 + len(header.tensors):
+        raise WeightsError(f"weights {header.version}: expected {len(header.tensors)} tensors, found {len(frames) - 1}")
+    tensors: dict[str, np.ndarray] = {}
+    for tensor, frame in zip(header.tensors, frames[1:], strict=True):
+        if len(frame) != 4 * math.prod(tensor.shape) or zlib.crc32(frame) != tensor.crc32:
+            raise WeightsError(f"weights {header.version}: {tensor.name} is damaged (size or checksum)")
+        tensors[tensor.name] = np.frombuffer(frame, "<f4").reshape(tensor.shape)
+    return WeightUpdate(header.version, tensors)
+
+
+class WeightPublisher:
+    """The trainer's end. `serve` must run for late joiners to get their snapshot."""
+
+    def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
+        self._updates = context.socket(zmq.PUB)
+        self._updates.set_hwm(NUM_WAITING_UPDATES)
+        self._updates.bind(publish)
+        self._snapshots = context.socket(zmq.ROUTER)
+        self._snapshots.bind(snapshot)
+        self._latest: list[bytes] = []
+
+    async def publish(self, update: WeightUpdate) -> None:
+        """Sends to every subscriber and keeps it for snapshots. Encoding is off the loop: it touches every byte."""
+        self._latest = await asyncio.to_thread(encode_update, update)
+        await self._updates.send_multipart(self._latest)
+
+    async def serve(self) -> None:
+        """Answers snapshot requests until cancelled; waits for generators that join."""
+        while True:
+            peer, *request = await self._snapshots.recv_multipart()
+            if request == [SNAPSHOT_REQUEST]:
+                await self._snapshots.send_multipart([peer, *self._latest])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._updates.close(linger=0)
+        self._snapshots.close(linger=0)
+
+
+class WeightSubscriber:
+    """A generator's end."""
+
+    def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
+        self._updates = context.socket(zmq.SUB)
+        self._updates.set_hwm(NUM_WAITING_UPDATES)
+        self._updates.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
+        self._updates.connect(publish)
+        self._updates.subscribe(b"")
+        self._snapshots = context.socket(zmq.DEALER)
+        self._snapshots.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
+        self._snapshots.connect(snapshot)
+
+    async def snapshot(self, timeout_s: float) -> WeightUpdate:
+        """The trainer's current weights. Raises TransportError when it does not answer in time."""
+        await self._snapshots.send(SNAPSHOT_REQUEST)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return decode_update(await self._snapshots.recv_multipart())
+        except TimeoutError:
+            raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
+
+    async def newest(self) -> WeightUpdate:
+        """Waits for the trainer's next update, skipping to the newest of those that wait."""
+        frames = await self._updates.recv_multipart()
+        while await self._updates.poll(timeout=0):
+            frames = await self._updates.recv_multipart()
+        return await asyncio.to_thread(decode_update, frames)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._updates.close(linger=0)
+        self._snapshots.close(linger=0)
