@@ -147,6 +147,7 @@ async def test_a_run_goes_through_its_phases_to_a_summary(run: Run) -> None:
     assert 0 < summary.seconds < 20
     assert json.loads((run.directory / "summary.json").read_text())["seconds"] == summary.seconds
     phases = [text.split(",")[0].split(":")[0] for text in _events(run)]
+    assert _events(run)[-1].startswith("done: mean@16 25.0% before, 25.0% after 5 updates; see ")
     assert phases == ["launched", "evaluation before", "training", "evaluation after", "done"]
 
 

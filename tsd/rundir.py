@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -32,13 +33,17 @@ LOCK_POLL_S = 0.1
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """summary.json."""
 
-    before: dict[str, object]
-    after: dict[str, object]
+    before: dict[str, Any]
+    after: dict[str, Any]
     num_updates: int
     num_trajectories: int
     generated_tokens: int
     seconds: float
     """Of all launches of this run, evaluations included."""
+
+    def __str__(self) -> str:
+        before, after = (f"{result['mean_at_k']:.1%}" for result in (self.before, self.after))
+        return f"mean@{self.after['k']} {before} before, {after} after {self.num_updates} updates"
 
 
 def create(run_dir: Path) -> None:
@@ -107,8 +112,8 @@ def summarise(run_dir: Path) -> Summary:
         state.absorb(row)
     last = state.update
     summary = Summary(
-        before=msgspec.json.decode((run_dir / "before.json").read_bytes(), type=dict[str, object]),
-        after=msgspec.json.decode((run_dir / "after.json").read_bytes(), type=dict[str, object]),
+        before=msgspec.json.decode((run_dir / "before.json").read_bytes(), type=dict[str, Any]),
+        after=msgspec.json.decode((run_dir / "after.json").read_bytes(), type=dict[str, Any]),
         num_updates=last.update if last else 0,
         num_trajectories=last.num_trajectories if last else 0,
         generated_tokens=last.generated_tokens if last else 0,

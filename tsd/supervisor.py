@@ -111,7 +111,7 @@ class Phases:
             self.event(f"failed: {error}")
             raise
         summary = rundir.summarise(directory)
-        self.event(f"done: see {directory / rundir.SUMMARY_FILE}")
+        self.event(f"done: {summary}; see {directory / rundir.SUMMARY_FILE}")
         return summary
 
     async def evaluate(self, when: Literal["before", "after"]) -> None:

@@ -23,6 +23,8 @@ from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 NEVER = -1e4
 """Logit bias of the value's column, so that it is not sampled."""
+STOP_S = 30.0
+"""How long vLLM's processes may take to end before they are killed. They take 4 to 5 s; vLLM's own limit is 5."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -53,14 +55,14 @@ class VllmEngine:
             # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
             await asyncio.wait({starting})
             if starting.exception() is None:
-                await asyncio.to_thread(starting.result().llm.shutdown)
+                await asyncio.to_thread(starting.result().llm.shutdown, STOP_S)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self._running.llm.shutdown)
+        await asyncio.to_thread(self._running.llm.shutdown, STOP_S)
 
     async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
         steps = await self._generate(state, num_samples, max_tokens, self.stops)
@@ -99,7 +101,7 @@ class VllmEngine:
                 f"expected 1 to {limit - 1} state tokens, found {len(state)}; see engine.max_model_tokens"
             )
         version, name = self.version, f"tsd-{next(self._serial)}"
-        prompt = {"prompt_token_ids": list(state)}
+        prompt = {"type": "token", "prompt_token_ids": list(state)}
         params = self._params(num_samples, min(max_tokens, limit - len(state)), stops)
         with engine_errors("vLLM does not generate"):
             async with aclosing(self._running.llm.generate(prompt, params, name)) as outputs:
@@ -109,8 +111,7 @@ class VllmEngine:
 
     def _params(self, num_samples: int, max_tokens: int, stops: Sequence[str]) -> Any:
         """Plain sampling at temperature 1: the engine's own temperature is in the logits, see `vllm_model`."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         running = self._running
         texts = [stop for stop in stops if stop not in running.stop_ids]

@@ -118,6 +118,8 @@ def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any]
             logprobs_mode="raw_logits",
             enable_prefix_caching=True,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
+            enforce_eager=bool(os.environ.get("EAGER")),
             worker_extension_cls="tsd.engine.vllm_model.WeightsExtension",
             **(on_cpu if current_platform.is_cpu() else {}),
         )

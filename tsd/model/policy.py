@@ -7,7 +7,6 @@ value head. Knows nothing about sampling, losses or files other than its own two
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -104,4 +103,4 @@ class Policy(nn.Module):
                 f"update {update.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}"
             )
         for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(update.tensors[name])))
+            tensor.copy_(torch.tensor(update.tensors[name]))

@@ -100,7 +100,8 @@ class Board:
         for row in self._reader.read():
             self.state.absorb(row)
             if live is None and (line := plain_line(row)) is not None:
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+                # Not the console's own print: where the reader has gone, that one exits from inside the event loop.
+                print(line, file=self._console.file, flush=True)
         if live is not None:
             live.update(render(self.state, time.time(), self._console.width), refresh=True)
 

@@ -1,0 +1,54 @@
+"""The configuration: refused with its path where it is wrong, kept whole where it is right."""
+
+from pathlib import Path
+
+import pytest
+
+from tsd.config import Config, load_config, save_config
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.agent=3", r"unknown field `agent`.*\$\.search"),
+        ("search.agents=0", r">= 1.*\$\.search\.agents"),
+        ("search.agents=x", r"\$\.search\.agents"),
+        ("search.in_flight=magic", r"\$\.search\.in_flight"),
+        ("nowhere.key=1", "unknown field `nowhere`"),
+        ("train.learning_rate=-1", r"\$\.train\.learning_rate"),
+        ("engine.kind", "expected section.key=value"),
+        ("seed.x=1", "x"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_path(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(None, ["seed=1", override])
+
+
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[search\n")
+    with pytest.raises(ValueError, match=r"bad\.toml"):
+        load_config(path)
+    with pytest.raises(ValueError, match=r"absent\.toml"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_overrides_take_numbers_strings_and_lists() -> None:
+    config = load_config(
+        None, ["engine.kind=mock", "task.num_numbers=[3, 4]", "search.c_puct=1.5", "gpus=cpu:gen,cpu:train"]
+    )
+    assert (config.engine.kind, config.task.num_numbers, config.search.c_puct) == ("mock", (3, 4), 1.5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    save_config(config, tmp_path / "saved.toml")
+    assert load_config(tmp_path / "saved.toml") == config
+
+
+def test_the_default_configuration_is_the_one_in_the_file() -> None:
+    assert load_config(CONFIGS / "countdown-cpu.toml") == Config()

@@ -1,0 +1,176 @@
+"""Losses against hand-computed figures, batches against their trajectories, updates against the mathematics."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tsd.config import LossConfig
+from tsd.learn.batch import collate
+from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
+from tsd.learn.group import Group
+from tsd.learn.loss import kl_k3, policy_loss, value_loss
+from tsd.learn.update import Stats, score, update
+from tsd.model.policy import Policy
+from tsd.model.tiny import tiny_model
+from tsd.types import Grade, Trajectory
+
+HALF, DOUBLE = math.log(0.5), math.log(2.0)
+
+
+def trajectory(
+    num_prompt: int, num_tokens: int, seed: int = 0, reward: float = 1.0, logprob: float = -1.0
+) -> Trajectory:
+    rng = np.random.default_rng(seed)
+    return Trajectory(
+        id=f"t{seed}",
+        group=f"g{seed}",
+        problem_id="p",
+        generator=0,
+        prompt=rng.integers(6, 25, num_prompt, np.int32),
+        tokens=rng.integers(6, 25, num_tokens, np.int32),
+        logprobs=np.full(num_tokens, logprob, np.float32),
+        values=np.zeros(num_tokens, np.float32),
+        versions=np.zeros(num_tokens, np.int32),
+        grade=Grade(reward, reward == 1.0, True),
+        num_generated=num_tokens,
+    )
+
+
+def policy(seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    return Policy(tiny_model(num_layers=2, hidden_size=32)).eval()
+
+
+def row(*values: float) -> Tensor:
+    return torch.tensor([values])
+
+
+def test_ppo_clips_the_gain_and_never_the_loss() -> None:
+    config, mask = LossConfig(kind="ppo", clip_low=0.2, clip_high=0.3), torch.ones(1, 4, dtype=torch.bool)
+    logprobs, behaviour = row(DOUBLE, HALF, DOUBLE, HALF), torch.zeros(1, 4)
+    loss = policy_loss(logprobs, behaviour, row(1.0, 1.0, -1.0, -1.0), mask, config)
+    assert loss.item() == pytest.approx(-1.3 - 0.5 + 2.0 + 0.8)
+
+
+def test_cispo_caps_the_ratio_but_keeps_every_gradient() -> None:
+    config, mask = LossConfig(kind="cispo", cispo_max_ratio=1.5), torch.tensor([[True, True, False]])
+    logprobs = row(DOUBLE - 3, -3.0, 7.0).requires_grad_()
+    loss = policy_loss(logprobs, row(-3.0, -3.0, -3.0), row(2.0, -1.0, 5.0), mask, config)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(-1.5 * 2 * (DOUBLE - 3) + 1 * (-3.0), rel=1e-5)
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist()[0] == pytest.approx([-3.0, 1.0, 0.0])
+
+
+def test_value_and_kl_losses_are_masked_sums() -> None:
+    mask = torch.tensor([[True, False, True]])
+    assert value_loss(row(0.5, 9.0, -1.0), row(1.0, 0.0, 1.0), mask).item() == pytest.approx(0.25 + 4.0)
+    assert kl_k3(row(0.0, 5.0, HALF), row(HALF, 0.0, HALF), mask).item() == pytest.approx(0.5 - 1 + DOUBLE)
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    with pytest.raises(AssertionError, match="differ"):
+        value_loss(torch.zeros(2, 3), torch.zeros(1, 3), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_micro_batches_hold_every_trajectory_once_within_the_token_limit() -> None:
+    trajectories = [trajectory(5, 3 + i, seed=i) for i in range(10)]
+    batches = collate(trajectories, max_tokens=40)
+    assert sum(len(batch.tokens) for batch in batches) == 10
+    assert all(batch.tokens.numel() <= 40 for batch in batches)
+    assert sum(batch.num_tokens for batch in batches) == sum(len(t.tokens) for t in trajectories)
+    alone = collate([trajectory(90, 10)], max_tokens=40)
+    assert [tuple(batch.tokens.shape) for batch in alone] == [(1, 100)]
+
+
+def test_columns_of_a_batch_are_about_the_next_token() -> None:
+    one, (batch,) = trajectory(4, 3), collate([trajectory(4, 3)], 100)
+    assert batch.mask.tolist() == [[False, False, False, True, True, True]]
+    assert batch.tokens[0, 1:][batch.mask[0]].tolist() == one.tokens.tolist()
+    assert batch.behaviour[0].tolist() == [0, 0, 0, -1, -1, -1]
+
+
+def test_logprobs_and_values_do_not_depend_on_padding() -> None:
+    short, long = trajectory(5, 4, seed=1), trajectory(9, 20, seed=2)
+    model, device = policy(), torch.device("cpu")
+    (together,), (alone,) = collate([short, long], 1000), collate([short], 1000)
+    index = 0 if len(together.tokens[0].nonzero()) < len(together.tokens[1].nonzero()) else 1
+    for field in ("logprobs", "values"):
+        padded = getattr(score(model, together, 0.7, device), field)[index, : alone.mask.shape[1]]
+        bare = getattr(score(model, alone, 0.7, device), field)[0]
+        assert torch.allclose(padded[alone.mask[0]], bare[alone.mask[0]], atol=1e-5)
+
+
+def take_step(model: Policy, trajectories: list[Trajectory], max_tokens: int, lr: float = 1e-2) -> Stats | None:
+    return update(
+        model,
+        policy(),
+        torch.optim.SGD(model.parameters(), lr=lr),
+        collate(trajectories, max_tokens),
+        config=LossConfig(),
+        temperature=1.0,
+        max_grad_norm=1e9,
+        own_version=0,
+        group=Group(),
+    )
+
+
+def test_an_update_is_the_same_however_the_batch_is_cut() -> None:
+    trajectories = [trajectory(6, 5 + i, seed=i, reward=1.0 - i / 3) for i in range(6)]
+    whole, cut = policy(), policy()
+    first, second = take_step(whole, trajectories, 10_000), take_step(cut, trajectories, 20)
+    assert first is not None
+    assert second is not None
+    assert first.loss == pytest.approx(second.loss, rel=1e-4)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_learning_makes_what_did_better_than_expected_likelier_and_what_did_worse_rarer() -> None:
+    for reward, sign in ((1.0, 1), (-1.0, -1)):
+        model, one = policy(), trajectory(5, 8, reward=reward)
+        (batch,) = collate([one], 1000)
+        before = score(model, batch, 1.0, torch.device("cpu")).logprobs[batch.mask].sum().item()
+        stats = take_step(model, [one], 1000)
+        after = score(model, batch, 1.0, torch.device("cpu")).logprobs[batch.mask].sum().item()
+        assert stats is not None
+        assert stats.grad_norm > 0
+        assert sign * (after - before) > 0
+
+
+def test_a_loss_that_is_not_finite_changes_nothing() -> None:
+    model, bad = policy(), trajectory(5, 8, logprob=math.nan)
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert take_step(model, [bad], 1000) is None
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_weights_of_another_model_are_refused_before_anything_changes() -> None:
+    from tsd.errors import WeightsError
+
+    model, other = policy(), policy(1)
+    update_ = other.weights(3)
+    del update_.tensors["value_head.out.bias"]
+    with pytest.raises(WeightsError, match=r"value_head\.out\.bias"):
+        model.load_weights(update_)
+    assert torch.equal(model.value_head.hidden.weight, policy().value_head.hidden.weight)
+
+
+def test_a_checkpoint_is_whole_or_absent_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save_checkpoint(tmp_path, TrainState(update=number), lambda path: (path / "x").write_text("weights") and None)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["update-000002", "update-000003"]
+
+    def fails(path: Path) -> None:
+        (path / "x").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        save_checkpoint(tmp_path, TrainState(update=4), fails)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert load_state(newest).update == 3

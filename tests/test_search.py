@@ -1,0 +1,250 @@
+"""Search on scripted engines: exact counts, correct under parallelism, the same for the same seed."""
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.fakes import ScriptedEngine, VirtualClockLoop, step
+from tsd.config import HarvestConfig, SearchConfig
+from tsd.engine.mock import CharCodec, MockEngine
+from tsd.search import Node, Tree, grow, harvest, tree_hash
+from tsd.search.agent import simulate
+from tsd.search.prior import merge
+from tsd.search.selection import exploitation, select
+from tsd.search.tree import Status
+from tsd.tasks.countdown import Countdown, make_problem
+from tsd.types import Expansion, Grade, Problem
+
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False)
+GOLDEN = Path(__file__).parent / "golden_tree.json"
+
+
+def binary(state: tuple[int, ...]) -> Expansion:
+    """Two different steps from everywhere, and a value that tells states apart."""
+    return Expansion(value=math.sin(sum(state)), steps=(step(1), step(2)))
+
+
+def graded(reward: float) -> Grade:
+    return Grade(reward, reward == 1.0, True)
+
+
+def plant(config: SearchConfig = CONFIG, reward: float = 0.5) -> Tree:
+    return Tree((7,), lambda tokens: graded(reward), config)
+
+
+def countdown_tree(problem: Problem, config: SearchConfig) -> Tree:
+    task, codec = Countdown(), CharCodec()
+
+    def grade(tokens: Sequence[int]) -> Grade:
+        return task.grade(problem, codec.decode(tokens))
+
+    return Tree(codec.encode(task.prompt(problem, "compact")), grade, config)
+
+
+def check_counts(tree: Tree) -> None:
+    """What holds in any tree at rest, whatever happened."""
+    for node in tree.root.walk():
+        assert node.in_flight == 0
+        assert node.expanding is None
+        assert node.visits >= sum(child.visits for child in node.children)
+        if node.status is Status.OPEN and node.children:
+            # Its own evaluation counts once; every other visit went on to a child.
+            assert node.visits == 1 + sum(child.visits for child in node.children)
+        assert abs(node.value_sum) <= node.visits + 1e-9
+
+
+async def test_each_simulation_is_one_expansion_and_its_value_counts_once_in_every_ancestor() -> None:
+    tree, engine = plant(), ScriptedEngine(binary)
+    reason = await grow(tree, engine)
+    assert reason == "simulations"
+    assert (tree.num_simulations, tree.num_expansions, len(engine.expanded)) == (8, 8, 8)
+    assert len(set(engine.expanded)) == 8
+    assert tree.root.visits == 8
+    assert tree.root.value_sum == pytest.approx(sum(math.sin(sum(state)) for state in engine.expanded))
+    check_counts(tree)
+
+
+@pytest.mark.parametrize("in_flight", ["wu-uct", "virtual-loss"])
+@pytest.mark.parametrize("agents", [2, 16])
+def test_many_agents_leave_nothing_in_flight_and_count_everything_once(in_flight: str, agents: int) -> None:
+    config = replace(CONFIG, agents=agents, simulations=200, max_depth=20, in_flight=in_flight)
+    tree, engine = plant(config), ScriptedEngine(binary, latency_s=1.0)
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(grow(tree, engine))
+    assert tree.root.visits == tree.num_simulations == 200
+    assert len(engine.expanded) == len(set(engine.expanded)), "a state was expanded twice"
+    assert 1 < engine.most_in_flight <= agents
+    check_counts(tree)
+
+
+def test_an_agent_waits_for_a_state_being_expanded_and_then_descends() -> None:
+    tree, engine = plant(replace(CONFIG, agents=2, simulations=2)), ScriptedEngine(binary, latency_s=1.0)
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(grow(tree, engine))
+    assert tree.num_collisions == 1
+    assert engine.expanded[0] == (7,)
+    assert len(engine.expanded[1]) == 2
+    check_counts(tree)
+
+
+def test_ends_are_graded_once_on_creation_and_never_sent_to_the_engine() -> None:
+    grades: list[tuple[int, ...]] = []
+
+    def grade(tokens: Sequence[int]) -> Grade:
+        grades.append(tuple(tokens))
+        return graded(0.5)
+
+    def script(state: tuple[int, ...]) -> Expansion:
+        return Expansion(0.0, (step(1), step(5, finish="end")))
+
+    tree, engine = Tree((7,), grade, replace(CONFIG, agents=4, simulations=60)), ScriptedEngine(script)
+    asyncio.run(grow(tree, engine))
+    assert len(grades) == len(set(grades))
+    assert all(5 not in state for state in engine.expanded)
+    check_counts(tree)
+
+
+def test_a_tree_with_nothing_left_to_search_ends_and_one_that_is_solved_may() -> None:
+    def ends(state: tuple[int, ...]) -> Expansion:
+        return Expansion(0.0, (step(1, finish="end"), step(2, finish="end")))
+
+    exhausted = plant(replace(CONFIG, simulations=1000, agents=4))
+    assert asyncio.run(grow(exhausted, ScriptedEngine(ends))) == "exhausted"
+    assert exhausted.num_expansions == 1
+    solved = plant(replace(CONFIG, simulations=1000, stop_when_solved=True), reward=1.0)
+    assert asyncio.run(grow(solved, ScriptedEngine(ends))) == "solved"
+
+
+def test_limits_of_depth_step_path_and_tokens_hold_and_cut_paths_are_worth_the_worst_reward() -> None:
+    def script(state: tuple[int, ...]) -> Expansion:
+        return Expansion(0.0, (step(1, 1, finish="length"), step(2, 2)))
+
+    tree = plant(replace(CONFIG, simulations=100, max_path_tokens=6, max_depth=50))
+    assert asyncio.run(grow(tree, ScriptedEngine(script))) == "exhausted"
+    cut = [node for node in tree.root.walk() if node.status is Status.TRUNCATED]
+    assert {node.end_value for node in cut} == {-1.0}
+    assert max(node.num_path_tokens for node in tree.root.walk()) == 6
+    shallow = plant(replace(CONFIG, simulations=100, max_depth=3))
+    asyncio.run(grow(shallow, ScriptedEngine(binary)))
+    assert max(node.depth for node in shallow.root.walk()) == 3
+    thrifty = plant(replace(CONFIG, simulations=100, max_tokens=7))
+    assert asyncio.run(grow(thrifty, ScriptedEngine(binary))) == "tokens"
+    assert thrifty.num_generated == 8
+
+
+def test_equal_samples_become_one_child_with_their_prior_added() -> None:
+    def script(state: tuple[int, ...]) -> Expansion:
+        return Expansion(0.0, (step(1), step(2), step(1), step(1)))
+
+    tree = plant(replace(CONFIG, simulations=1))
+    asyncio.run(grow(tree, ScriptedEngine(script)))
+    assert [(child.step and child.step.tokens, child.prior) for child in tree.root.children] == [
+        ((1,), 0.75),
+        ((2,), 0.25),
+    ]
+    assert tree.num_duplicates == 2
+
+
+def test_priors_by_probability_and_by_probability_per_token() -> None:
+    short, long = step(1, logprob=-2.0), step(1, 2, logprob=-1.5)
+    softmax = [merged.prior for merged in merge((short, long), "softmax")]
+    assert softmax == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e)])
+    normalised = [merged.prior for merged in merge((short, long), "length-normalised")]
+    assert normalised == pytest.approx([1 / (1 + math.exp(0.5)), math.exp(0.5) / (1 + math.exp(0.5))])
+
+
+def node(parent: Node | None, prior: float, visits: int, mean: float, in_flight: int = 0) -> Node:
+    made = Node(parent, step(1), 1, 1, prior, visits=visits, value_sum=mean * visits, in_flight=in_flight)
+    if parent is not None:
+        parent.children.append(made)
+    return made
+
+
+def test_selection_follows_the_formula() -> None:
+    root = node(None, 1.0, 11, 0.2)
+    a, b, c = node(root, 0.6, 8, 0.3), node(root, 0.3, 2, 0.1), node(root, 0.1, 0, 0.0)
+    config = SearchConfig(c_puct=1.0, fpu_reduction=0.2)
+    root10 = math.sqrt(10)
+    scores = {a: 0.3 + 0.6 * root10 / 9, b: 0.1 + 0.3 * root10 / 3, c: (0.2 - 0.2) + 0.1 * root10 / 1}
+    assert select(root, config) is max(scores, key=lambda child: scores[child]) is a or select(root, config) is b
+    assert select(root, config) is max(scores, key=lambda child: scores[child])
+
+
+def test_a_visit_in_flight_never_makes_a_child_look_better() -> None:
+    for scheme in ("virtual-loss", "wu-uct"):
+        config = SearchConfig(in_flight=scheme)
+        for mean in (-0.9, -0.5, 0.0, 0.7):
+            idle, busy = node(None, 0.5, 4, mean), node(None, 0.5, 4, mean, in_flight=3)
+            assert exploitation(busy, 0.0, config) <= exploitation(idle, 0.0, config)
+    lost = node(None, 0.5, 4, -0.5, in_flight=1)
+    assert exploitation(lost, 0.0, SearchConfig(in_flight="virtual-loss")) == pytest.approx((-2.0 - 1.0) / 5)
+
+
+def test_a_failed_or_cancelled_expansion_leaves_nothing_in_flight_and_others_go_on() -> None:
+    failures = iter([True, False, False, False])
+
+    def script(state: tuple[int, ...]) -> Expansion:
+        if next(failures):
+            raise RuntimeError("engine hiccup")
+        return binary(state)
+
+    async def run() -> None:
+        tree, engine = plant(), ScriptedEngine(script, latency_s=1.0)
+        first = asyncio.ensure_future(simulate(tree, engine))
+        second = asyncio.ensure_future(simulate(tree, engine))
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        assert isinstance(results[0], RuntimeError)
+        assert results[1] is None
+        assert tree.root.visits == 1
+        check_counts(tree)
+        third = asyncio.ensure_future(simulate(tree, engine))
+        await asyncio.sleep(0.5)
+        third.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await third
+        assert engine.num_cancelled == 1
+        check_counts(tree)
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(run())
+
+
+def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_finished() -> None:
+    rewards = {(1, 5): -0.5, (2, 5): 0.9}
+
+    def script(state: tuple[int, ...]) -> Expansion:
+        return Expansion(0.0, (step(1), step(2))) if len(state) == 1 else Expansion(0.0, (step(5, finish="end"),))
+
+    tree = Tree((7,), lambda tokens: graded(rewards[tuple(tokens)]), replace(CONFIG, simulations=50))
+    engine, rng = ScriptedEngine(script), random.Random(0)
+    asyncio.run(grow(tree, engine))
+    best, other = asyncio.run(harvest(tree, engine, HarvestConfig(choose="reward", num_paths=9), rng))
+    assert [path.grade.reward for path in (best, other)] == [0.9, -0.5]
+    assert [one.tokens for one in best.steps] == [(2,), (5,)]
+    unfinished = plant(replace(CONFIG, simulations=1), reward=0.25)
+    asyncio.run(grow(unfinished, ScriptedEngine(binary)))
+    (path,) = asyncio.run(harvest(unfinished, engine, HarvestConfig(choose="visits"), rng))
+    assert path.steps[-1].finish == "end"
+    assert path.grade.reward == 0.25
+
+
+def mock_tree(agents: int, seed: int = 0) -> Tree:
+    config = SearchConfig(agents=agents, simulations=60, stop_when_solved=False)
+    tree = countdown_tree(make_problem((5, 13, 5, 9), 31), config)
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01, seed=seed)))
+    check_counts(tree)
+    return tree
+
+
+def test_the_same_seed_gives_the_same_tree_and_the_golden_one() -> None:
+    found = {str(agents): tree_hash(mock_tree(agents)) for agents in (1, 16)}
+    assert found == {str(agents): tree_hash(mock_tree(agents)) for agents in (1, 16)}
+    assert tree_hash(mock_tree(16, seed=1)) != found["16"]
+    assert found == json.loads(GOLDEN.read_text())
