@@ -161,8 +161,11 @@ def test_weights_of_another_model_are_refused_before_anything_changes() -> None:
 
 
 def test_a_checkpoint_is_whole_or_absent_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+    def saves(path: Path) -> None:
+        (path / "x").write_text("weights")
+
     for number in (1, 2, 3):
-        save_checkpoint(tmp_path, TrainState(update=number), lambda path: (path / "x").write_text("weights") and None)
+        save_checkpoint(tmp_path, TrainState(update=number), saves)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["update-000002", "update-000003"]
 
     def fails(path: Path) -> None:

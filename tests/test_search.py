@@ -216,7 +216,7 @@ def test_a_failed_or_cancelled_expansion_leaves_nothing_in_flight_and_others_go_
 
 
 def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_finished() -> None:
-    rewards = {(1, 5): -0.5, (2, 5): 0.9}
+    rewards: dict[tuple[int, ...], float] = {(1, 5): -0.5, (2, 5): 0.9}
 
     def script(state: tuple[int, ...]) -> Expansion:
         return Expansion(0.0, (step(1), step(2))) if len(state) == 1 else Expansion(0.0, (step(5, finish="end"),))

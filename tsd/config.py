@@ -123,6 +123,9 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Weight of the policy loss."""
     c_value: NotNegative = 1.0
     """Weight of the value loss."""
+    value_reaches_trunk: bool = False
+    """Whether the value loss also trains the model below the value head. On the tiny model its gradient drowns the
+    policy's and costs it its format; the published system has it on."""
     c_kl: NotNegative = 0.05
     """Weight of the KL term; 0 spares the reference model."""
 
@@ -222,7 +225,9 @@ def save_config(config: Config, path: Path) -> None:
     for section, values in table.items():
         if isinstance(values, dict):
             lines += ["", f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _apply(table: dict[str, object], override: str) -> None:

@@ -220,7 +220,6 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
 
 def follow(config: Config, run_dir: Path, group: Group) -> None:
     """Another rank's whole life: waits for rank 0's batches, the group's timeout its deadline."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and its empty batch ends this rank
     learner = make_learner(config, latest_checkpoint(run_dir), group)
     while (batch := decode(group.broadcast(None), Batch, max_bytes=MAX_BATCH_BYTES)).trajectories:
         learner.learn(batch.trajectories, batch.version)
@@ -234,6 +233,8 @@ async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
         if rank == 0:
             await lead(config, run_dir, sockets, group)
         else:
+            # Rank 0 is told to stop too, and its empty batch ends this rank.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
             await asyncio.to_thread(follow, config, run_dir, group)
 
 

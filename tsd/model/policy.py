@@ -68,10 +68,11 @@ class Policy(nn.Module):
         head = {f"value_head.{name}": t.contiguous() for name, t in self.value_head.state_dict().items()}
         save_file(head, directory / VALUE_HEAD_FILE)
 
-    def forward(self, tokens: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, *, value_reaches_trunk: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Token ids [B, T] to float32 logits [B, T, V] and values [B, T]. `kwargs` go to the trunk as they are."""
         hidden = self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # [B, T, H]
-        return self.causal.lm_head(hidden).float(), self.value_head(hidden)
+        values = self.value_head(hidden if value_reaches_trunk else hidden.detach())
+        return self.causal.lm_head(hidden).float(), values
 
     def tied(self) -> bool:
         """Whether the output layer is the embedding."""

@@ -124,6 +124,8 @@ class MetricsReader:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / METRICS_FILE
         self._offset = 0
+        self.num_damaged = 0
+        """Lines that were no rows."""
         self._decoder = msgspec.json.Decoder(Row)
 
     def read(self) -> list[Row]:
@@ -136,4 +138,10 @@ class MetricsReader:
         if not whole:
             return []
         self._offset += len(whole) + 1
-        return [self._decoder.decode(line) for line in whole.split(b"\n")]
+        rows: list[Row] = []
+        for line in whole.split(b"\n"):
+            try:
+                rows.append(self._decoder.decode(line))
+            except msgspec.DecodeError:
+                self.num_damaged += 1  # a full disk cuts lines short; the rest of the file is still good
+        return rows
