@@ -116,10 +116,11 @@ def test_a_model_of_unknown_size_is_refused(name: str) -> None:
         model_size(load_config(None, [f"model.path=/nowhere/{name}"]))
 
 
-def test_memory_follows_precision_and_the_reference_model() -> None:
+def test_memory_follows_the_engines_precision_and_the_trainers_own() -> None:
     config = _config("engine.kind=vllm")
     size = model_size(config)
-    assert trainer_memory(config, size).columns == (3e9, 3e9, 6e9, 3e9, 0.0, 15e9)
+    assert trainer_memory(config, size).columns == (6e9, 6e9, 12e9, 6e9, 0.0, 30e9)
     assert trainer_memory(_config("loss.c_kl=0.0"), size).reference == 0.0
-    assert trainer_memory(_config("model.dtype=float32"), size).weights == 6e9
+    assert generator_memory(config, size).weights == 3e9
+    assert generator_memory(_config("engine.kind=vllm", "model.dtype=float32"), size).weights == 6e9
     assert generator_memory(_config("engine.kind=torch", "engine.cache_mb=100"), size).cache == 1e8

@@ -6,13 +6,22 @@ Imports what a command needs inside the command, so that `tsd --help` answers at
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from tsd import __version__
 from tsd.errors import TsdError
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting, such as `search.agents=32`."),
+]
+Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seeds every random choice.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+BUILTIN_MODEL = "builtin:countdown-tiny"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +47,8 @@ def exit_code(command: Callable[[], object]) -> int:
         # A run that a signal stopped says how to go on; it knows its own exit code.
         code: int = getattr(error, "exit_code", 0)
         return _complain(str(error), code) if code else _complain(f"error: {error}", 1)
+    except OSError as error:
+        return _complain(f"error: {error}", 1)
     return 0
 
 
@@ -74,10 +85,7 @@ def launch(
             "repeated. [default: the setting `gpus`]"
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting, such as `search.agents=32`."),
-    ] = None,
+    set_: Settings = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run keeps everything; new or empty. [default: runs/DATE-TIME]")
     ] = None,
@@ -111,7 +119,129 @@ def launch(
     if dry_run:
         print(plan(request))
         return
-    start(request, Console())
+    print(start(request, Console()).report())
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help='JSONL, a problem a line: `{"input":[5,13,5,9],"target":31}`.')
+    ],
+    k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature, above 0.")] = 0.2,
+    engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
+    style: Annotated[
+        Literal["chat", "compact"] | None,
+        typer.Option(help="How problems are worded. [default: chat where the model has a chat template, else compact]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the file's first N problems.")] = None,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Measure a model on a file of problems: mean@k, pass@k, share of legal answers.
+
+    Samples the model alone, without search; an answer counts only when it is exact. Progress is on standard error.
+
+    Examples:
+
+    - `tsd data --out problems`, then `tsd eval --model builtin:countdown-tiny --data problems/heldout.jsonl`
+
+    - `tsd eval --model runs/20250131-120000/checkpoints/update-000200 --data problems/heldout.jsonl --json`
+
+    - `tsd eval --model models/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
+    --set engine.max_model_tokens=2048 --set search.max_path_tokens=1024`: longer answers
+    """
+    from tsd.commands import FileEvaluation, as_json, describe, setting
+
+    options = {"engine.kind": engine, "evaluate.k": k, "evaluate.temperature": temperature}
+    settings = (*(setting(key, value) for key, value in options.items()), *(set_ or ()))
+    result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
+    print(as_json(result) if json else describe(result))
+
+
+@app.command("bench-search")
+def bench_search(
+    engine: Annotated[
+        Literal["null", "mock", "torch", "vllm"],
+        typer.Option(help="What generates: `null` answers at once, so that what is measured is the search itself."),
+    ] = "null",
+    agents: Annotated[str, typer.Option(help="Agents on a tree; several with commas, such as `1,16`.")] = "16",
+    trees: Annotated[str, typer.Option(help="Trees at once; several with commas.")] = "1",
+    simulations: Annotated[int, typer.Option(min=1, help="Simulations of each tree.")] = 1600,
+    model: Model = BUILTIN_MODEL,
+    seed: Seed = 0,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast search runs, and what share of the engine's own speed it reaches.
+
+    Examples:
+
+    - `tsd bench-search --engine null --agents 1,16`: what a simulation costs without a model
+
+    - `tsd bench-search --engine torch --agents 16 --trees 1,4 --simulations 200 --json`
+    """
+    from tsd.commands import as_json, measure_search, rows_table, setting
+
+    options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
+    rows = measure_search([*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees)
+    if json:
+        print(as_json({"rows": rows}))
+    else:
+        Console().print(rows_table(rows))
+
+
+@app.command()
+def warmstart(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; new or empty.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Batches of 64 games. [default: those of the built-in model]")
+    ] = None,
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Make the tiny model anew: supervised learning on random Countdown games, some minutes on two cores.
+
+    It is where `tsd launch` starts from; the built-in one was made so.
+
+    Examples:
+
+    - `tsd warmstart --out models/tiny`, then `tsd launch --set model.path=models/tiny`
+
+    - `tsd warmstart --out /tmp/barely-trained --steps 100`
+    """
+    from tsd.commands import make_tiny_model
+
+    for line in make_tiny_model(out, steps, seed, threads):
+        print(line, flush=True)
+
+
+@app.command()
+def data(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the three files.")],
+    numbers: Annotated[str, typer.Option(help="Numbers in a problem; several with commas, drawn evenly.")] = "4",
+    train: Annotated[int, typer.Option(min=1, help="Problems in train.jsonl.")] = 20_000,
+    validation: Annotated[int, typer.Option(min=1, help="Problems in validation.jsonl.")] = 820,
+    heldout: Annotated[int, typer.Option(min=1, help="Problems in heldout.jsonl.")] = 820,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Write Countdown problems to files that share none, whatever the seed: for training, validation and evaluation.
+
+    Each problem is a line such as `{"input":[5,13,5,9],"target":31}` and can be solved.
+
+    Examples:
+
+    - `tsd data --out problems`
+
+    - `tsd data --out problems --numbers 3,4 --heldout 200 --force`
+    """
+    from tsd.commands import counts, write_problems
+
+    numbers_of = counts("--numbers", numbers)
+    for line in write_problems(out, numbers_of, train, validation, heldout, seed=seed, force=force):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     path: str = "builtin:countdown-tiny"
     """A Hugging Face directory, or `builtin:NAME` for a model shipped with tsd."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of weights in the engines and the trainer's forward pass; losses are float32 always."""
+    """Precision of the engines, and of the trainer's forward pass; its weights and losses are float32 always."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

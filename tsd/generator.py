@@ -96,7 +96,7 @@ class Generator:
     async def follow_weights(self) -> None:
         """Applies each new version between engine steps, in mid-search; waits for the trainer to publish."""
         while True:
-            update = await self.subscriber.newest()
+            update = await self.subscriber.newest(self.config.transport.timeout_s)
             if update.version != self.engine.version:
                 await self.engine.load(update)
 

@@ -166,8 +166,8 @@ def generator_memory(config: Config, size: ModelSize) -> Memory:
 
 
 def trainer_memory(config: Config, size: ModelSize) -> Memory:
-    """Every trainer holds the whole model; AdamW keeps two moments of each parameter in its own precision."""
-    weights = size.num_parameters * _width(config)
+    """Every trainer holds the whole model in float32, and AdamW two moments of each parameter."""
+    weights = size.num_parameters * 4
     return Memory(weights, weights, 2 * weights, weights if config.loss.c_kl else 0.0)
 
 

@@ -38,12 +38,35 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     num_updates: int
     num_trajectories: int
     generated_tokens: int
+    training_seconds: float
+    """Of the updates, the waits for their trajectories included."""
     seconds: float
     """Of all launches of this run, evaluations included."""
+    model: str
+    """The trained model: a Hugging Face directory."""
 
     def __str__(self) -> str:
         before, after = (f"{result['mean_at_k']:.1%}" for result in (self.before, self.after))
         return f"mean@{self.after['k']} {before} before, {after} after {self.num_updates} updates"
+
+    def report(self) -> str:
+        """What came of the run, how long each part took, and where the model lies."""
+        return "\n".join(
+            (
+                f"before    {_result(self.before)}",
+                f"after     {_result(self.after)}",
+                f"training  {self.num_updates} updates, {self.generated_tokens:,} tokens generated, "
+                f"{self.training_seconds:.1f} s",
+                f"in all    {self.seconds:.1f} s, with the starts of processes",
+                f"model     {self.model}",
+            )
+        )
+
+
+def _result(evaluation: dict[str, Any]) -> str:
+    low, high = evaluation["ci95"]
+    mean = f"mean@{evaluation['k']} {evaluation['mean_at_k']:.1%}"
+    return f"{mean}, 95% interval {low:.1%} to {high:.1%}, {evaluation['seconds']:.1f} s"
 
 
 def create(run_dir: Path) -> None:
@@ -117,7 +140,9 @@ def summarise(run_dir: Path) -> Summary:
         num_updates=last.update if last else 0,
         num_trajectories=last.num_trajectories if last else 0,
         generated_tokens=last.generated_tokens if last else 0,
+        training_seconds=round(last.elapsed_s, 2) if last else 0.0,
         seconds=round(state.elapsed_s, 2),
+        model=str(latest_checkpoint(run_dir)),
     )
     partial = run_dir / f"{SUMMARY_FILE}.partial"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))

@@ -32,9 +32,10 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] to [...]."""
-        x = self.norm(hidden.float())
-        x = nn.functional.silu(self.hidden(x))
-        return torch.tanh(self.out(x)).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            x = self.norm(hidden.float())
+            x = nn.functional.silu(self.hidden(x))
+            return torch.tanh(self.out(x)).squeeze(-1)
 
 
 class Policy(nn.Module):

@@ -1,7 +1,8 @@
-"""Weights from the trainer to generators: PUB for each new version, a snapshot socket for who joins late.
+"""Weights from the trainer to generators: PUB says that there is a new version, a snapshot socket gives it out.
 
-PUB drops silently and sends nothing to who has not yet subscribed; so a subscriber first subscribes, then asks for a
-snapshot, then follows. Every update is whole (dense), versioned, and checked tensor by tensor before anyone sees it.
+PUB drops silently, and of a burst the newest first; so it carries no weights, only the news. Who joins late, or was
+busy for several versions, asks once and gets the newest. Every update is whole (dense), versioned, and checked tensor
+by tensor before anyone sees it.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode
 from tsd.types import WeightUpdate
 
 SNAPSHOT_REQUEST = b"snapshot"
-NUM_WAITING_UPDATES = 2
+NEWS = b"new weights"
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -64,17 +65,16 @@ class WeightPublisher:
     """The trainer's end. `serve` must run for late joiners to get their snapshot."""
 
     def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
-        self._updates = context.socket(zmq.PUB)
-        self._updates.set_hwm(NUM_WAITING_UPDATES)
-        self._updates.bind(publish)
+        self._news = context.socket(zmq.PUB)
+        self._news.bind(publish)
         self._snapshots = context.socket(zmq.ROUTER)
         self._snapshots.bind(snapshot)
         self._latest: list[bytes] = []
 
     async def publish(self, update: WeightUpdate) -> None:
-        """Sends to every subscriber and keeps it for snapshots. Encoding is off the loop: it touches every byte."""
+        """Keeps it for snapshots and tells every subscriber. Encoding is off the loop: it touches every byte."""
         self._latest = await asyncio.to_thread(encode_update, update)
-        await self._updates.send_multipart(self._latest)
+        await self._news.send(NEWS)
 
     async def serve(self) -> None:
         """Answers snapshot requests until cancelled; waits for generators that join."""
@@ -89,7 +89,7 @@ class WeightPublisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._updates.close(linger=0)
+        self._news.close(linger=0)
         self._snapshots.close(linger=0)
 
 
@@ -97,11 +97,10 @@ class WeightSubscriber:
     """A generator's end."""
 
     def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
-        self._updates = context.socket(zmq.SUB)
-        self._updates.set_hwm(NUM_WAITING_UPDATES)
-        self._updates.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
-        self._updates.connect(publish)
-        self._updates.subscribe(b"")
+        self._news = context.socket(zmq.SUB)
+        self._news.maxmsgsize = len(NEWS)
+        self._news.connect(publish)
+        self._news.subscribe(b"")
         self._snapshots = context.socket(zmq.DEALER)
         self._snapshots.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
         self._snapshots.connect(snapshot)
@@ -111,16 +110,17 @@ class WeightSubscriber:
         await self._snapshots.send(SNAPSHOT_REQUEST)
         try:
             async with asyncio.timeout(timeout_s):
-                return decode_update(await self._snapshots.recv_multipart())
+                frames = await self._snapshots.recv_multipart()
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
-
-    async def newest(self) -> WeightUpdate:
-        """Waits for the trainer's next update, skipping to the newest of those that wait."""
-        frames = await self._updates.recv_multipart()
-        while await self._updates.poll(timeout=0):
-            frames = await self._updates.recv_multipart()
         return await asyncio.to_thread(decode_update, frames)
+
+    async def newest(self, timeout_s: float) -> WeightUpdate:
+        """Waits, however long, for news of an update, and at most `timeout_s` for the newest there is by then."""
+        await self._news.recv()
+        while await self._news.poll(timeout=0):
+            await self._news.recv()
+        return await self.snapshot(timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -128,5 +128,5 @@ class WeightSubscriber:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._updates.close(linger=0)
+        self._news.close(linger=0)
         self._snapshots.close(linger=0)

@@ -1,0 +1,24 @@
+"""For every test: a call that would block the event loop fails the test that made it."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+EXEMPT = {
+    "test_launch": "the supervisor starts processes and reads small files of its run while nothing waits for its loop",
+    "test_processes": "as above",
+    "test_dashboard": "the board reads a small local file twice a second",
+    "test_torch_engine": "tests load models beside the engine; the engine itself works in a thread",
+    "test_vllm_engine": "vLLM reads files on the loop while it starts",
+}
+"""Modules whose loop may block, and why."""
+
+
+@pytest.fixture(autouse=True)
+def never_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.module.__name__.rpartition(".")[2] in EXEMPT:
+        yield
+    else:
+        with blockbuster_ctx():
+            yield

@@ -1,0 +1,154 @@
+"""Small random models on disk, the engines that serve them, and Hugging Face's own numbers to hold engines to."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tsd.config import EngineConfig
+from tsd.model.files import VALUE_HEAD_FILE
+from tsd.model.policy import Policy
+from tsd.model.sampling import log_policy
+from tsd.model.text import HfCodec
+from tsd.model.tiny import NUM_ROWS, tiny_tokenizer
+from tsd.protocols import Engine
+from tsd.types import Step
+
+CONFIG = EngineConfig(max_sequences=64, max_model_tokens=256, cache_mb=64)
+SPLIT_TOKENS = ("<pad>", "<eos>", "</st", "ep>", "ep>1", "</ans", "wer>", "wer>1", *"0123456+")
+
+
+def split_tokenizer() -> Any:
+    """Each stop tag is two tokens, and may end inside one: `</st` `ep>1`."""
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(SPLIT_TOKENS)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("</st|</ans|ep>1?|wer>1?|."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to serve, and how. Between them the cases hold every trap of a checkpoint that we know of."""
+
+    name: str
+    config_class: Any
+    model_class: Any
+    tied: bool
+    temperature: float
+    tokenizer: Callable[[], Any] = tiny_tokenizer
+    num_rows: int = NUM_ROWS
+    sharded: bool = False
+    has_head: bool = True
+
+
+CASES = (
+    Case("qwen2-tied", Qwen2Config, Qwen2ForCausalLM, tied=True, temperature=0.8),
+    Case("qwen3-untied-sharded", Qwen3Config, Qwen3ForCausalLM, tied=False, temperature=1.0, sharded=True),
+    Case(
+        "llama-split-tags-no-head-no-spare-row",
+        LlamaConfig,
+        LlamaForCausalLM,
+        tied=False,
+        temperature=0.8,
+        tokenizer=split_tokenizer,
+        num_rows=len(SPLIT_TOKENS),
+        has_head=False,
+    ),
+)
+
+
+def make_model(case: Case, directory: Path) -> Policy:
+    """Writes a random model as any Hugging Face checkpoint is written."""
+    config = case.config_class(
+        vocab_size=case.num_rows,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=case.tied,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    policy = Policy(case.model_class(config)).eval()
+    randomise(policy, seed=0)
+    policy.save(directory)
+    case.tokenizer().save_pretrained(str(directory))
+    if case.sharded:
+        for file in directory.glob("model*.safetensors"):
+            file.unlink()
+        policy.causal.save_pretrained(str(directory), max_shard_size="300KB")
+        index = json.loads((directory / "model.safetensors.index.json").read_text())
+        assert len(set(index["weight_map"].values())) > 1
+    if not case.has_head:
+        (directory / VALUE_HEAD_FILE).unlink()
+    return Policy.load(directory)
+
+
+@torch.no_grad()
+def randomise(policy: Policy, seed: int) -> None:
+    """Other weights, large enough that old ones would show."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * 0.1
+        parameter.copy_(noise if parameter.ndim == 2 else noise + (parameter.mean() > 0.5))
+
+
+@dataclass
+class Served:
+    """An engine, and Hugging Face's model with the weights it should have."""
+
+    kind: str
+    case: Case
+    engine: Engine
+    policy: Policy
+    codec: HfCodec
+
+    async def update(self, seed: int) -> None:
+        randomise(self.policy, seed)
+        await self.engine.load(self.policy.weights(self.engine.version + 1))
+
+    def prompts(self, count: int, num_tokens: int = 12, seed: int = 0) -> list[tuple[int, ...]]:
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(6, len(SPLIT_TOKENS), (count, num_tokens), generator=generator).tolist()
+        return [tuple(row) for row in rows]
+
+    @torch.no_grad()
+    def differences(self, state: Sequence[int], steps: Sequence[Step]) -> tuple[float, float]:
+        """The largest of logprobs and of values, over every position of every step."""
+        worst = [0.0, 0.0]
+        for step in steps:
+            logits, values = self.policy(torch.tensor([[*state, *step.tokens]]))
+            before = slice(len(state) - 1, -1)  # the states before each token
+            log_probs = log_policy(logits[0, before], self.case.temperature)
+            log_probs = log_probs.gather(-1, torch.tensor(step.tokens)[:, None])[:, 0]
+            found = (step.logprobs, step.values)
+            for i, (expected, given) in enumerate(zip((log_probs, values[0, before]), found, strict=True)):
+                worst[i] = max(worst[i], float((expected - torch.tensor(given)).abs().max()))
+        return worst[0], worst[1]
+
+
+def make_engine(kind: str, case: Case, directory: Path) -> Engine:
+    if kind == "torch":
+        from tsd.engine.torch_engine import TorchEngine
+
+        return TorchEngine(directory, CONFIG, temperature=case.temperature, dtype="float32", seed=0)
+    from tsd.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(directory, CONFIG, temperature=case.temperature, dtype="float32", seed=0)

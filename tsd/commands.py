@@ -1,0 +1,189 @@
+"""What `tsd eval`, `bench-search`, `warmstart` and `data` do: reads and checks their input, shows how it goes.
+
+Imported by a command when it runs, since it brings in torch. Knows nothing about option parsing or about runs.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from tsd.bench import Row, bench_search
+from tsd.config import load_config
+from tsd.evaluate import Evaluation, evaluate, evaluation_engine
+from tsd.model.files import model_path
+from tsd.protocols import Split, Task
+from tsd.tasks import make_task
+from tsd.types import Problem
+from tsd.warmstart import WarmstartConfig, warmstart
+
+T = TypeVar("T")
+ShowProgress = Callable[[int, float, tuple[float, float]], None]
+
+NUM_LINES = 10
+"""Lines of progress where there is no terminal."""
+
+
+def setting(key: str, value: object) -> str:
+    """An option as the `--set` it stands for; text is quoted, so that a directory named 7 stays text."""
+    return f"{key}={msgspec.json.encode(value).decode()}"
+
+
+def as_json(result: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
+
+
+@dataclass(frozen=True)
+class FileEvaluation:
+    """What `tsd eval` was asked for."""
+
+    model: str
+    data: Path
+    limit: int | None
+    style: str | None
+    settings: tuple[str, ...]
+
+    def run(self, console: Console) -> Evaluation:
+        """Raises ValueError for a model, a file or a setting that cannot be; `console` shows progress."""
+        directory = model_path(self.model)
+        config = load_config(None, (setting("task.style", self.style or _style(directory)), *self.settings))
+        task = make_task(config.task)
+        problems = read_problems(task, self.data, self.limit)
+        with _progress(console, len(problems), config.evaluate.k) as progress:
+            return _run(evaluate(evaluation_engine(config, directory), task, problems, config, progress))
+
+
+def read_problems(task: Task, path: Path, limit: int | None = None) -> list[Problem]:
+    """The first `limit` problems of a JSONL file. Raises ValueError naming the file and the line."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and len(problems) != limit:
+            try:
+                problems.append(task.parse(line.decode("utf-8")))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+    if not problems:
+        raise ValueError(f"{path}: no problem in it; expected one JSON object a line")
+    return problems
+
+
+def _style(directory: Path) -> str:
+    """How a model is asked: as a chat where its tokenizer knows how."""
+    from tsd.model.text import HfCodec
+
+    return "compact" if HfCodec(directory).tokenizer.chat_template is None else "chat"
+
+
+@contextmanager
+def _progress(console: Console, total: int, k: int) -> Iterator[ShowProgress]:
+    """A bar on a terminal, a few lines elsewhere."""
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            row = bar.add_task(f"mean@{k}", total=total)
+
+            def advance(num_done: int, mean: float, ci95: tuple[float, float]) -> None:
+                bar.update(row, completed=num_done, description=f"mean@{k} {_share_with(ci95, mean)}")
+
+            yield advance
+    else:
+
+        def line(num_done: int, mean: float, ci95: tuple[float, float]) -> None:
+            if num_done * NUM_LINES // total > (num_done - 1) * NUM_LINES // total:
+                console.print(f"{num_done}/{total} problems  mean@{k} {_share_with(ci95, mean)}", soft_wrap=True)
+
+        yield line
+
+
+def describe(result: Evaluation) -> str:
+    """An evaluation for people."""
+    k, problems = result.k, result.num_problems
+    return "\n".join(
+        (
+            f"mean@{k}        {_share_with(result.ci95, result.mean_at_k)}, 95% over {problems} problems",
+            f"pass@{k}        {result.pass_at_k:.1%}",
+            f"legal answers  {result.format_rate:.1%}",
+            f"mean reward    {result.mean_reward:.3f}",
+            f"temperature    {result.temperature:g}",
+            f"generated      {result.generated_tokens:,} tokens in {result.seconds:.1f} s",
+        )
+    )
+
+
+def _share_with(ci95: Sequence[float], mean: float) -> str:
+    return f"{mean:.1%} ({ci95[0]:.1%} to {ci95[1]:.1%})"
+
+
+def measure_search(settings: Sequence[str], agents: str, trees: str) -> list[Row]:
+    """`tsd bench-search`. Raises ValueError for lists that are none."""
+    config = load_config(None, settings)
+    return _run(bench_search(config, counts("--agents", agents), counts("--trees", trees)))
+
+
+def counts(option: str, text: str) -> tuple[int, ...]:
+    """`1,16` as numbers. Raises ValueError naming the option."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() and int(item) > 0 for item in items):
+        raise ValueError(f"{option} {text!r}: expected a number from 1 up, or several with commas, such as 1,16")
+    return tuple(map(int, items))
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """A column for each measurement; fields have the names they have in JSON."""
+    columns = [msgspec.structs.asdict(row) for row in rows]
+    table = Table("field", *(f"{row.agents} x {row.trees}" for row in rows), title="agents x trees")
+    for name in Row.__struct_fields__:
+        values = (column[name] for column in columns)
+        table.add_row(name, *(f"{value:,.3f}" if isinstance(value, float) else str(value) for value in values))
+    return table
+
+
+def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threads: int) -> Iterator[str]:
+    """`tsd warmstart`: lines of progress. Raises ValueError where something is already there."""
+    config = WarmstartConfig(seed=seed, num_threads=num_threads)
+    if num_steps is not None:
+        config = msgspec.structs.replace(config, num_steps=num_steps)
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ValueError(f"--out {directory}: there is something already; name a new directory")
+    transformers_logging.disable_progress_bar()
+    yield from warmstart(directory, config)
+
+
+def write_problems(
+    directory: Path, numbers: Sequence[int], train: int, validation: int, heldout: int, *, seed: int, force: bool
+) -> Iterator[str]:
+    """`tsd data`: a line on each file written. Raises ValueError, with nothing written, for what cannot be."""
+    sizes: dict[Split, int] = {"train": train, "validation": validation, "heldout": heldout}
+    paths: dict[Split, Path] = {split: directory / f"{split}.jsonl" for split in sizes}
+    if not force and (there := [str(path) for path in paths.values() if path.exists()]):
+        raise ValueError(f"{', '.join(there)} exist already; --force overwrites")
+    task = make_task(load_config(None, [setting("task.num_numbers", numbers)]).task)
+    problems = {split: list(task.problems(split, count, seed)) for split, count in sizes.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, path in paths.items():
+        path.write_text("".join(f"{problem.text}\n" for problem in problems[split]), encoding="utf-8")
+        yield f"{path}: {len(problems[split]):,} problems"
+
+
+def _run(work: Coroutine[None, None, T]) -> T:
+    """On uvloop, as generators do. Of a group's errors the first is raised: the others follow from it."""
+    transformers_logging.disable_progress_bar()  # it would stand among our own progress
+    try:
+        result: T = uvloop.run(work)
+        return result
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
