@@ -4,20 +4,15 @@ import fcntl
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
+from tests.launched import FAKE, PATIENCE_S
 from tsd import rundir
 from tsd.cli import exit_code
 from tsd.config import load_config
@@ -26,77 +21,6 @@ from tsd.errors import ProcessError
 from tsd.launch import Request, dry_run, start
 from tsd.observe.metrics import EventRow, MetricsReader
 from tsd.supervisor import Programs, Run, supervise
-
-PATIENCE_S = 15.0
-GONE_AFTER_S = 20.0
-
-FAKE = r'''
-"""Stands in for evaluate, trainer and generator; files in the run directory tell it what to do."""
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
-
-role, run_dir, *rest = sys.argv[1:]
-run_dir = Path(run_dir)
-options = dict(zip(rest[::2], rest[1::2]))
-index = options.get("--rank") or options.get("--index")
-name = role if index is None else f"{role}-{index}"
-number = len(list(run_dir.glob(f"started-{name}-*")))
-
-def checkpoint(update, complete):
-    directory = run_dir / "checkpoints" / f"update-{update:06d}"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "state.json").write_text(json.dumps({"update": update, "complete": complete}))
-
-def evaluate():
-    if (run_dir / "evaluation-hangs").exists():
-        time.sleep(99)
-    (run_dir / (options["--when"] + ".json")).write_text(json.dumps({"mean_at_k": 0.25, "k": 16}))
-
-def train():
-    signal.signal(signal.SIGTERM, lambda *_: (checkpoint(3, False), sys.exit(0)))
-    if (run_dir / "trainer-fails").exists():
-        sys.exit("error: out of memory")
-    while not (run_dir / "release").exists():
-        time.sleep(0.02)
-    if name == "trainer-0":
-        with (run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(UPDATE | {"time_s": time.time()}) + "\n")
-        checkpoint(5, True)
-
-def generate():
-    if number < int((run_dir / "crashes").read_text()):
-        sys.exit(f"error: crash {number}")
-    grandchild = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN], stdout=subprocess.PIPE)
-    grandchild.stdout.readline()
-    if (run_dir / "generators-release").exists():
-        (run_dir / "release").touch()
-    (run_dir / f"searching-{name}").touch()
-    time.sleep(99)
-
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(99)"
-UPDATE = {"kind": "update", "update": 5, "num_updates": 5, "version": 0, "loss": 0, "policy_loss": 0, "value_loss": 0,
-          "kl": 0, "entropy": 0, "grad_norm": 0, "ratio_mean": 1, "logprob_gap": None, "reward_mean": 0,
-          "exact_share": 0, "age_mean": 0, "num_trajectories": 160, "generated_tokens": 9000, "num_refused": {},
-          "tokens_per_s": 1, "wait_s": 0, "elapsed_s": 1}
-environment = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MASTER_PORT")}
-(run_dir / f"started-{name}-{number}").write_text(json.dumps({"argv": sys.argv[1:], "environment": environment}))
-{"evaluate": evaluate, "trainer": train, "generator": generate}[role]()
-'''
-
-DRIVER = """
-import sys
-from pathlib import Path
-from rich.console import Console
-from tsd.cli import exit_code
-from tsd.launch import Request, start
-from tsd.supervisor import Programs
-
-fake, run_dir, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
-programs = Programs(*((sys.executable, fake, role) for role in ("evaluate", "trainer", "generator")))
-settings = {"resume": run_dir} if resume else {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
-request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
-sys.exit(exit_code(lambda: start(request, Console(), programs)))
-"""
 
 
 @pytest.fixture
@@ -273,121 +197,3 @@ def test_errors_are_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, tsd.cli, tsd.launch; sys.exit('torch' in sys.modules or 'zmq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0
-
-
-# From here on the launcher is a process of its own, and signals come from outside.
-
-
-class Launched:
-    """A launcher and everything it started, found by a variable they all inherit."""
-
-    def __init__(self, fake: Path, run_dir: Path, how: str) -> None:
-        self._mark = uuid.uuid4().hex
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(fake), str(run_dir), how],
-            env={**os.environ, "TSD_TEST_MARK": self._mark},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def alive(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            marked = process.environ().get("TSD_TEST_MARK") == self._mark
-            return bool(marked and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
-
-@contextmanager
-def _launched(fake: Path, run_dir: Path, how: str = "new") -> Iterator[Launched]:
-    launched = Launched(fake, run_dir, how)
-    try:
-        yield launched
-    finally:
-        for process in launched.alive():
-            process.kill()
-        launched.process.communicate(timeout=PATIENCE_S)
-
-
-def _until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-
-
-def _searching(run_dir: Path) -> bool:
-    return all((run_dir / f"searching-generator-{index}").exists() for index in (0, 1))
-
-
-@contextmanager
-def _in_training(fake: Path, run_dir: Path) -> Iterator[Launched]:
-    with _launched(fake, run_dir) as launched:
-        # The launcher makes the directory; the fakes wait in it for nothing but `crashes`, which must be there first.
-        _until((run_dir / "config.toml").exists, "the run directory")
-        (run_dir / "crashes").write_text("0")
-        _until(lambda: _searching(run_dir), "generators to search")
-        # Launcher, guardian, two trainers, two generators with a grandchild each.
-        assert len(launched.alive()) == 8
-        yield launched
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_a_run_in_order_and_resume_continues(
-    tmp_path: Path, fake: Path, number: signal.Signals, code: int
-) -> None:
-    run_dir = tmp_path / "run"
-    with _in_training(fake, run_dir) as launched:
-        launched.process.send_signal(number)
-        output, _ = launched.process.communicate(timeout=GONE_AFTER_S)
-        assert launched.process.returncode == code
-        assert output.splitlines()[-1] == f"stopped; continue with: tsd launch --resume {run_dir}"
-        assert launched.alive() == []
-    assert (run_dir / "checkpoints" / "update-000003" / "state.json").exists()
-    (run_dir / "release").touch()
-    with _launched(fake, run_dir, "resume") as launched:
-        assert launched.process.wait(GONE_AFTER_S) == 0
-        assert launched.alive() == []
-    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
-
-
-def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path, fake: Path) -> None:
-    run_dir = tmp_path / "run"
-    with _in_training(fake, run_dir) as launched:
-        launched.process.kill()
-        (run_dir / "release").touch()
-        killed_at = time.monotonic()
-        # At once: it waits for the processes of the killed one, which include two that ignore SIGTERM.
-        with _launched(fake, run_dir, "resume") as resumed:
-            _until(lambda: launched.alive() == [], "every process to end", GONE_AFTER_S)
-            assert time.monotonic() - killed_at < GONE_AFTER_S
-            assert resumed.process.wait(PATIENCE_S) == 0
-    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
-
-
-def test_a_second_signal_kills_at_once(tmp_path: Path, fake: Path) -> None:
-    run_dir = tmp_path / "run"
-    with _launched(fake, run_dir) as launched:
-        _until((run_dir / "config.toml").exists, "the run directory")
-        (run_dir / "crashes").write_text("0")
-        _until(lambda: _searching(run_dir), "generators to search")
-        launched.process.send_signal(signal.SIGINT)
-        launched.process.send_signal(signal.SIGTERM)
-        assert launched.process.wait(GONE_AFTER_S) in (130, 143)
-        assert launched.alive() == []
-
-
-def test_a_signal_ends_an_evaluation(tmp_path: Path, fake: Path) -> None:
-    run_dir = tmp_path / "run"
-    fake.write_text(FAKE.replace('(run_dir / "evaluation-hangs").exists()', "True"))
-    with _launched(fake, run_dir) as launched:
-        _until((run_dir / "started-evaluate-0").exists, "the evaluation to start")
-        launched.process.send_signal(signal.SIGTERM)
-        assert launched.process.wait(GONE_AFTER_S) == 143
-        assert launched.alive() == []
-    assert not list(run_dir.glob("started-trainer-*"))

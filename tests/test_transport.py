@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ PATIENCE_S = 10.0
 SOON_S = 0.05
 
 
-def trajectory(name: str = "t", **changes: object) -> Trajectory:
+def trajectory(name: str = "t", **changes: Any) -> Trajectory:
     whole = Trajectory(
         id=name,
         group="g",
@@ -127,16 +128,16 @@ async def test_trajectories_arrive_whole_and_in_order(context: zmq.asyncio.Conte
     ):
         sent = [trajectory(f"t{i}") for i in range(20)]
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(_send_all(sender, sent))
+            sending = group.create_task(send_all(sender, sent, PATIENCE_S))
             found = [await receiver.receive(PATIENCE_S) for _ in sent]
             await sending
     for one, other in zip(found, sent, strict=True):
         assert_same(one, other)
 
 
-async def _send_all(sender: TrajectorySender, trajectories: list[Trajectory]) -> None:
+async def send_all(sender: TrajectorySender, trajectories: list[Trajectory], timeout_s: float) -> None:
     for one in trajectories:
-        await sender.send(one, PATIENCE_S)
+        await sender.send(one, timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ async def _send_all(sender: TrajectorySender, trajectories: list[Trajectory]) ->
     ],
 )
 async def test_what_no_engine_gives_is_refused_and_the_next_one_arrives(
-    context: zmq.asyncio.Context, addresses: Addresses, changes: dict[str, object], message: str
+    context: zmq.asyncio.Context, addresses: Addresses, changes: dict[str, Any], message: str
 ) -> None:
     with (
         TrajectorySender(context, addresses.trajectories, queue=4) as sender,
@@ -171,8 +172,7 @@ async def test_both_ends_name_what_they_waited_for_at_the_deadline(
     with TrajectorySender(context, addresses.trajectories, queue=1) as sender:
         # Nobody listens: one is queued, then nothing is taken.
         with pytest.raises(TransportError, match=r"generator 3 waits for the trainer: took nothing for 0\.05 s"):
-            for _ in range(10):
-                await sender.send(trajectory(), SOON_S)
+            await send_all(sender, [trajectory()] * 10, SOON_S)
         with (
             TrajectoryReceiver(context, f"{addresses.trajectories}-of-nobody", queue=1) as receiver,
             pytest.raises(TransportError, match=r"trainer waits for trajectories: none for 0\.05 s"),
@@ -186,12 +186,9 @@ async def test_a_full_queue_makes_the_generator_wait(context: zmq.asyncio.Contex
         TrajectorySender(context, addresses.trajectories, queue=1) as sender,
         TrajectoryReceiver(context, addresses.trajectories, queue=1) as receiver,
     ):
-        num_sent = 0
         with pytest.raises(TransportError, match="took nothing"):
-            for num_sent in range(100):  # noqa: B007
-                await sender.send(large, SOON_S)
-        assert 1 <= num_sent < 10
-        assert (await receiver.receive(PATIENCE_S)).id == "large"
+            await send_all(sender, [large] * 10, SOON_S)
+        assert_same(await receiver.receive(PATIENCE_S), large)
 
 
 # Weights

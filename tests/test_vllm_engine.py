@@ -37,7 +37,7 @@ async def test_a_dead_engine_says_so_in_one_line_and_leaves_no_process(tmp_path:
         for process in ours:
             process.kill()
         for _ in range(2):
-            with pytest.raises(EngineError, match="^vLLM does not generate: [^\n]+$"):
+            with pytest.raises(EngineError, match=r"^vLLM does not generate: [^\n]+$"):
                 await engine.sample((7, 8, 9), 4, 200)
     assert set(vllm_processes()) <= before
     vars(engine).clear()

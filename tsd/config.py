@@ -83,7 +83,7 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Longest step."""
     max_path_tokens: Count = 200
     """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
-    c_puct: NotNegative = 0.5
+    c_puct: NotNegative = 1.5
     """Weight of the exploration term."""
     c_puct_base: NotNegative = 0.0
     """AlphaZero's log schedule, c + log((1 + N + base) / base); 0 keeps c constant."""
@@ -104,7 +104,7 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     choose: Literal["visits", "reward", "value"] = "reward"
     """The path sent first: most visited, best reward, or best Q."""
-    num_paths: Count = 1
+    num_paths: Count = 4
     """Paths sent of one tree: the chosen one and, past it, other finished paths drawn evenly from the tree."""
 
 
@@ -126,30 +126,30 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     value_reaches_trunk: bool = False
     """Whether the value loss also trains the model below the value head. On the tiny model its gradient drowns the
     policy's and costs it its format; the published system has it on."""
-    c_kl: NotNegative = 0.05
+    c_kl: NotNegative = 0.02
     """Weight of the KL term; 0 spares the reference model."""
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[train]: the optimizer's side."""
 
-    num_updates: Count = 200
+    num_updates: Count = 400
     """Optimizer updates in all, before any resume and after."""
-    time_limit_s: NotNegative = 0.0
+    time_limit_s: NotNegative = 960.0
     """Stop training after this long, counted over resumes; 0 for no limit."""
-    batch_size: Count = 32
+    batch_size: Count = 128
     """Trajectories in one update, over all trainers."""
     micro_batch_tokens: Count = 16_384
     """Most tokens, padding included, in one forward pass of one trainer."""
     num_inner_steps: Count = 1
     """Optimizer steps on one batch."""
-    learning_rate: Positive = 5e-6
+    learning_rate: Positive = 4e-5
     """AdamW's, constant."""
     weight_decay: NotNegative = 0.0
     """AdamW's."""
-    max_grad_norm: Positive = 0.1
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
-    publish_every: Count = 8
+    publish_every: Count = 1
     """Updates between two published versions."""
     checkpoint_every: Count = 50
     """Updates between two checkpoints; one is always written at the end, and on a stop."""
@@ -173,7 +173,7 @@ class TransportConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[evaluate]: mean@k before and after, on held-out problems."""
 
-    num_problems: Count = 400
+    num_problems: Count = 820
     """Held-out problems, of the sizes in task.num_numbers; 820 is all of the published set's size."""
     k: Count = 16
     """Samples of each problem."""
@@ -195,7 +195,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     train: TrainConfig = TrainConfig()
     transport: TransportConfig = TransportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    gpus: str = "cpu:gen,cpu:train"
+    gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
 
 

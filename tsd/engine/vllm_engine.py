@@ -5,6 +5,7 @@ A call is one request of vLLM. Knows nothing about trees or text; `vllm_model` p
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -160,19 +161,24 @@ class VllmEngine:
         """Through a file in shared memory. vLLM computes the state of requests under way anew, with the new weights."""
         llm = self._running.llm
         async with self._loading:
-            with engine_errors("vLLM does not take new weights"), _scratch(weights) as folder:
-                path = Path(folder) / "weights.safetensors"
-                await asyncio.to_thread(save_file, weights.tensors, path)
-                await llm.pause_generation(mode="keep", clear_cache=True)
+            with engine_errors("vLLM does not take new weights"):
+                path = await asyncio.to_thread(_write, weights)
                 try:
-                    await llm.collective_rpc("load_tsd_weights", args=(str(path),))
-                    self.version = weights.version
+                    await llm.pause_generation(mode="keep", clear_cache=True)
+                    try:
+                        await llm.collective_rpc("load_tsd_weights", args=(str(path),))
+                        self.version = weights.version
+                    finally:
+                        await llm.resume_generation()
                 finally:
-                    await llm.resume_generation()
+                    await asyncio.to_thread(path.unlink)
 
 
-def _scratch(weights: WeightUpdate) -> tempfile.TemporaryDirectory[str]:
-    """In memory where the weights fit there; a container's shared memory may be small."""
+def _write(weights: WeightUpdate) -> Path:
+    """Into memory where the weights fit there, since a container's shared memory may be small; else onto the disk."""
     num_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
     fits = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * num_bytes
-    return tempfile.TemporaryDirectory(prefix="tsd-weights-", dir=SHARED_MEMORY if fits else None)
+    file, path = tempfile.mkstemp(prefix="tsd-weights-", suffix=".safetensors", dir=SHARED_MEMORY if fits else None)
+    os.close(file)
+    save_file(weights.tensors, path)
+    return Path(path)

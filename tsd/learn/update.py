@@ -46,8 +46,8 @@ def score(
 ) -> Scored:
     """Logprobs at the sampling temperature, values and entropies at every predicting position."""
     tokens = batch.tokens.to(device)
-    # Padding is on the right, where no real token looks under the causal mask, so none is needed.
-    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)  # [B, T-1, V], [B, T-1]
+    # [B, T-1, V] and [B, T-1]. Padding is on the right, where no real token looks under the causal mask.
+    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)
     log_probs = log_policy(logits, temperature)
     logprobs = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
     with torch.no_grad():

@@ -98,7 +98,6 @@ class WeightSubscriber:
 
     def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
         self._news = context.socket(zmq.SUB)
-        self._news.maxmsgsize = len(NEWS)
         self._news.connect(publish)
         self._news.subscribe(b"")
         self._snapshots = context.socket(zmq.DEALER)

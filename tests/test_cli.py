@@ -1,0 +1,186 @@
+"""The commands as a user meets them: help, one-line errors with exit codes, JSON that is JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tsd.cli import app, exit_code
+
+COMMANDS = ("launch", "eval", "bench-search", "warmstart", "data")
+MODEL = "builtin:countdown-tiny"
+LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'
+
+
+def tsd(*arguments: str) -> object:
+    """Runs a command as `tsd` does; its exit code."""
+    try:
+        return exit_code(lambda: app(arguments))
+    except SystemExit as end:
+        return end.code
+
+
+def problems_of(path: Path) -> list[tuple[tuple[int, ...], int]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(tuple(sorted(line["input"])), line["target"]) for line in lines]
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tsd("--help") == 0
+    listed = capsys.readouterr().out
+    assert len(app.registered_commands) == len(COMMANDS)
+    assert all(f" {command} " in listed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tsd(command, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Examples: • tsd {'data' if command == 'eval' else command}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("eval", "--model", "/nowhere", "--data", "x.jsonl"), "error: model.path: expected a Hugging Face model"),
+        (("eval", "--model", MODEL, "--data", "/nowhere.jsonl"), "error: cannot read /nowhere.jsonl: No such file"),
+        (("eval", "--model", MODEL, "--data", "x", "--temperature", "0"), "evaluate.temperature"),
+        (("eval", "--model", MODEL, "--data", "x", "--set", "evaluate.kk=1"), "unknown field `kk`"),
+        (("bench-search", "--agents", "1,x"), "error: --agents '1,x': expected a number from 1 up"),
+        (("bench-search", "--trees", "0"), "error: --trees '0': expected a number from 1 up"),
+        (("bench-search", "--set", "search.agent=1"), "unknown field `agent`"),
+        (("data", "--out", "/nowhere", "--numbers", "9"), "$.task.num_numbers[0]"),
+        (("data", "--out", "/nowhere", "--numbers", "2"), "train problems of (2,) numbers, not 20000"),
+        (("warmstart", "--out", "/proc/self/status"), "--out /proc/self/status: there is something already"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tsd(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("eval",), ("data", "--out"), ("bench-search", "--engine", "magic"), ("evil",)])
+def test_misuse_has_exit_code_2(arguments: tuple[str, ...]) -> None:
+    assert tsd(*arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LINES + '{"input":[5]}\n', r"problems.jsonl:4: expected"),
+        (LINES + "\x00\n", r"problems.jsonl:4: expected"),
+        ('{"input":[5,"6"],"target":3}\n', r"problems.jsonl:1: expected"),
+        ("", "problems.jsonl: no problem in it"),
+        ("\n\n", "problems.jsonl: no problem in it"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(content)
+    assert tsd("eval", "--model", MODEL, "--data", str(path)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_are_named_by_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_bytes(LINES.encode() + b"\xff\xfe\n")
+    assert tsd("eval", "--model", MODEL, "--data", str(path)) == 2
+    assert "problems.jsonl:4: 'utf-8' codec" in capsys.readouterr().err
+
+
+def evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, str]:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(LINES)
+    assert tsd("eval", "--model", MODEL, "--data", str(path), "--k", "2", *options) == 0
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_eval_measures_a_model_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = evaluated(tmp_path, capsys, "--json")
+    result: dict[str, Any] = json.loads(out)
+    assert (result["k"], result["num_problems"], result["temperature"]) == (2, 2, 0.2)
+    assert 0 <= result["ci95"][0] <= result["mean_at_k"] <= result["pass_at_k"] <= 1
+    assert 0 < result["generated_tokens"] <= 2 * 2 * 200
+    assert err.splitlines()[-1].startswith("2/2 problems  mean@2 ")
+
+
+def test_eval_can_stop_after_some_problems_and_speak_plainly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = evaluated(tmp_path, capsys, "--limit", "1", "--temperature", "1")
+    assert [line.split("  ")[0] for line in out.splitlines()] == [
+        "mean@2",
+        "pass@2",
+        "legal answers",
+        "mean reward",
+        "temperature",
+        "generated",
+    ]
+    assert "95% over 1 problems" in out
+
+
+def test_a_fault_while_evaluating_is_one_line_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(LINES)
+    assert tsd("eval", "--model", MODEL, "--data", str(path), "--set", "engine.max_sequences=8") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: expected 1 to 255 state tokens and at most 8 samples, found")
+
+
+def test_bench_search_prints_rows_as_json_or_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("bench-search", "--engine", "null", "--agents", "1,4", "--simulations", "40", "--seed", "3")
+    assert tsd(*options, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["engine"], row["agents"], row["trees"], row["num_simulations"], row["seed"]) for row in rows] == [
+        ("null", 1, 1, 40, 3),
+        ("null", 4, 1, 40, 3),
+    ]
+    assert tsd(*options) == 0
+    table = capsys.readouterr().out
+    assert all(field in table for field in rows[0])
+
+
+def test_data_writes_disjoint_files_in_the_published_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "problems"
+    sizes = {"train": 300, "validation": 40, "heldout": 30}
+    options = [text for split, size in sizes.items() for text in (f"--{split}", str(size))]
+    assert tsd("data", "--out", str(out), "--numbers", "3,4", *options) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}/{split}.jsonl: {size} problems" for split, size in sizes.items()
+    ]
+    found = {split: problems_of(out / f"{split}.jsonl") for split in sizes}
+    assert {split: len(set(problems)) for split, problems in found.items()} == sizes
+    assert len(set().union(*found.values())) == sum(sizes.values())
+    assert {len(numbers) for numbers, _ in found["train"]} == {3, 4}
+    assert set(json.loads((out / "train.jsonl").read_text().splitlines()[0])) == {"input", "target"}
+
+
+def test_data_overwrites_only_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "heldout.jsonl").write_text("mine")
+    options = ("data", "--out", str(tmp_path), "--train", "20", "--validation", "5", "--heldout", "5")
+    assert tsd(*options) == 2
+    assert f"{tmp_path}/heldout.jsonl exist already; --force overwrites" in capsys.readouterr().err
+    assert not (tmp_path / "train.jsonl").exists()
+    assert (tmp_path / "heldout.jsonl").read_text() == "mine"
+    assert tsd(*options, "--force") == 0
+    assert len(problems_of(tmp_path / "heldout.jsonl")) == 5
+
+
+def test_warmstart_makes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tiny"
+    assert tsd("warmstart", "--out", str(out), "--steps", "1", "--threads", "1") == 0
+    assert capsys.readouterr().out.startswith("step 1/1  loss ")
+    assert AutoModelForCausalLM.from_pretrained(str(out)).config.model_type == "qwen2"
+    assert tsd("warmstart", "--out", str(out), "--steps", "1") == 2

@@ -1,0 +1,76 @@
+"""Several trainers learn what one learns: the same losses, the same weights on every rank."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tsd.supervisor import _meeting_point
+
+RANK = """
+import sys
+from pathlib import Path
+import msgspec, numpy as np, torch
+from safetensors.numpy import save_file
+from tsd.config import load_config
+from tsd.learn.group import join_group
+from tsd.learn.learner import PolicyLearner
+from tsd.model.files import model_path
+from tsd.types import Grade, Trajectory
+
+rank, world, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+
+def trajectory(number):
+    size = int(rng.integers(4, 30))
+    ints = lambda count: rng.integers(6, 25, count).astype(np.int32)
+    return Trajectory(
+        f"t{number}", f"g{number}", "p", 0, ints(9), ints(size), np.full(size, -2.0, np.float32),
+        np.zeros(size, np.float32), np.zeros(size, np.int32), Grade(float(rng.choice([-1, 0.1, 1])), False, True), size
+    )
+
+batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
+config = load_config(None, ["train.micro_batch_tokens=120"])
+with join_group(rank, world, 60) as group:
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, group)
+    stats = [learner.learn(batch, 0) for batch in batches]
+save_file(learner.weights(1).tensors, out / f"{world}-{rank}.safetensors")
+(out / f"{world}-{rank}.json").write_bytes(msgspec.json.encode(stats))
+"""
+
+
+def learn(world: int, out: Path) -> None:
+    """Two updates by a group of processes."""
+    env = {**os.environ, **_meeting_point()}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(out)], env=env)
+        for rank in range(world)
+    ]
+    try:
+        assert [rank.wait(timeout=90) for rank in ranks] == [0] * world
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
+@pytest.mark.timeout(200)
+def test_two_trainers_learn_what_one_learns(tmp_path: Path) -> None:
+    learn(1, tmp_path)
+    learn(2, tmp_path)
+    alone, first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1"))
+    assert all(np.array_equal(first[name], second[name]) for name in first), "ranks drift apart"
+    learning_rate = 5e-6
+    for name, tensor in alone.items():
+        # AdamW moves a weight by about the learning rate whatever its gradient, rounding of tiny ones included.
+        assert np.abs(tensor - first[name]).mean() < 0.01 * learning_rate, name
+    stats: list[list[dict[str, Any]]] = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0")]
+    for one, other in zip(*stats, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)

@@ -1,0 +1,33 @@
+"""The project's own limits on size: what does not fit one screen or one sitting is split."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_MODULE_LINES = 350
+MAX_FUNCTION_LINES = 60
+MODULES = [path for folder in ("tsd", "tests", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def functions(source: str) -> Iterator[tuple[str, int]]:
+    """Every function with its length in lines, decorators left out."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_are_short_enough_to_read(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MAX_MODULE_LINES
+    assert {name: length for name, length in functions(source) if length > MAX_FUNCTION_LINES} == {}
+
+
+def test_a_long_function_would_be_found() -> None:
+    source = "async def long():\n" + "    pass\n" * 60 + "def short():\n    pass\n"
+    assert dict(functions(source)) == {"long": 61, "short": 2}
+    assert ROOT / "tsd" / "search" / "tree.py" in MODULES

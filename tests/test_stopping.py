@@ -1,0 +1,111 @@
+"""A launcher in a process of its own, ended by signals: in order, at once, or killed. Scripts are its children."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.launched import FAKE, GONE_AFTER_S, PATIENCE_S, Launched, launched, until
+
+DRIVER = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from tsd.cli import exit_code
+from tsd.launch import Request, start
+from tsd.supervisor import Programs
+
+fake, run_dir, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
+programs = Programs(*((sys.executable, fake, role) for role in ("evaluate", "trainer", "generator")))
+settings = {"resume": run_dir} if resume else {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
+request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
+sys.exit(exit_code(lambda: start(request, Console(), programs)))
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    path = tmp_path / "fake.py"
+    path.write_text(FAKE)
+    return path
+
+
+def _launched(fake: Path, run_dir: Path, how: str = "new") -> AbstractContextManager[Launched]:
+    return launched([sys.executable, "-c", DRIVER, str(fake), str(run_dir), how])
+
+
+def _searching(run_dir: Path) -> bool:
+    return all((run_dir / f"searching-generator-{index}").exists() for index in (0, 1))
+
+
+@contextmanager
+def _in_training(fake: Path, run_dir: Path) -> Iterator[Launched]:
+    with _launched(fake, run_dir) as launched:
+        # The launcher makes the directory; the fakes wait in it for nothing but `crashes`, which must be there first.
+        until((run_dir / "config.toml").exists, "the run directory")
+        (run_dir / "crashes").write_text("0")
+        until(lambda: _searching(run_dir), "generators to search")
+        # Launcher, guardian, two trainers, two generators with a grandchild each.
+        until(lambda: len(launched.alive()) == 8, "eight processes")
+        yield launched
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_run_in_order_and_resume_continues(
+    tmp_path: Path, fake: Path, number: signal.Signals, code: int
+) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(fake, run_dir) as launched:
+        launched.process.send_signal(number)
+        output, _ = launched.process.communicate(timeout=GONE_AFTER_S)
+        assert launched.process.returncode == code
+        assert output.splitlines()[-1] == f"stopped; continue with: tsd launch --resume {run_dir}"
+        assert launched.alive() == []
+    assert (run_dir / "checkpoints" / "update-000003" / "state.json").exists()
+    (run_dir / "release").touch()
+    with _launched(fake, run_dir, "resume") as launched:
+        assert launched.process.wait(GONE_AFTER_S) == 0
+        assert launched.alive() == []
+    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
+
+
+def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(fake, run_dir) as launched:
+        launched.process.kill()
+        (run_dir / "release").touch()
+        killed_at = time.monotonic()
+        # At once: it waits for the processes of the killed one, which include two that ignore SIGTERM.
+        with _launched(fake, run_dir, "resume") as resumed:
+            until(lambda: launched.alive() == [], "every process to end", GONE_AFTER_S)
+            assert time.monotonic() - killed_at < GONE_AFTER_S
+            assert resumed.process.wait(PATIENCE_S) == 0
+    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
+
+
+def test_a_second_signal_kills_at_once(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _launched(fake, run_dir) as launched:
+        until((run_dir / "config.toml").exists, "the run directory")
+        (run_dir / "crashes").write_text("0")
+        until(lambda: _searching(run_dir), "generators to search")
+        launched.process.send_signal(signal.SIGINT)
+        launched.process.send_signal(signal.SIGTERM)
+        assert launched.process.wait(GONE_AFTER_S) in (130, 143)
+        assert launched.alive() == []
+
+
+def test_a_signal_ends_an_evaluation(tmp_path: Path, fake: Path) -> None:
+    run_dir = tmp_path / "run"
+    fake.write_text(FAKE.replace('(run_dir / "evaluation-hangs").exists()', "True"))
+    with _launched(fake, run_dir) as launched:
+        until((run_dir / "started-evaluate-0").exists, "the evaluation to start")
+        launched.process.send_signal(signal.SIGTERM)
+        assert launched.process.wait(GONE_AFTER_S) == 143
+        assert launched.alive() == []
+    assert not list(run_dir.glob("started-trainer-*"))
