@@ -1,5 +1,6 @@
 """What only the vLLM engine can get wrong: its processes, and a vLLM that is not there."""
 
+import asyncio
 import gc
 import sys
 from pathlib import Path
@@ -48,5 +49,29 @@ async def test_a_missing_vllm_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     make_model(CASES[0], tmp_path)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(EngineError, match=r"^vLLM is not installed .*: pip install"):
+        async with make_engine("vllm", CASES[0], tmp_path):
+            raise AssertionError("it has started")
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(300)
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    make_model(CASES[0], tmp_path)
+    before = set(vllm_processes())
+    start = asyncio.create_task(make_engine("vllm", CASES[0], tmp_path).__aenter__())
+    while set(vllm_processes()) <= before:
+        await asyncio.sleep(0.1)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert set(vllm_processes()) <= before
+    gc.collect()
+
+
+async def test_an_architecture_it_does_not_serve_is_named(tmp_path: Path) -> None:
+    make_model(CASES[0], tmp_path)
+    config = (tmp_path / "config.json").read_text().replace("Qwen2ForCausalLM", "OtherForCausalLM")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"is a OtherForCausalLM; tsd's vLLM engine serves Qwen2ForCausalLM"):
         async with make_engine("vllm", CASES[0], tmp_path):
             raise AssertionError("it has started")

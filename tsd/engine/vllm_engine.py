@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,21 +51,18 @@ class VllmEngine:
     async def __aenter__(self) -> Self:
         # In a call of its own: vLLM keeps the frames of an import that failed, and with them what the thread returned.
         await asyncio.to_thread(import_vllm, self.config.num_threads)
-        starting = asyncio.create_task(asyncio.to_thread(self._start))
-        try:
-            self._running = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
-            await asyncio.wait({starting})
-            if starting.exception() is None:
-                await asyncio.to_thread(starting.result().llm.shutdown, STOP_S)
-            raise
+        self._running = await self._start()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, self._running.llm.shutdown, STOP_S)
+            # A model that vLLM's kernels cannot run fails at its first request only: better now than in a search.
+            await self.sample((0,), 1, 1)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self._running.llm.shutdown, STOP_S)
+        await self._stack.aclose()
 
     async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
         steps = await self._generate(state, num_samples, max_tokens, self.stops)
@@ -84,15 +81,17 @@ class VllmEngine:
             await asyncio.wait({applying})
             raise
 
-    def _start(self) -> Running:
-        return start(
-            self.directory,
-            self.config,
-            temperature=self.temperature,
-            dtype=self.dtype,
-            seed=self.seed,
-            stops=self.stops,
-        )
+    async def _start(self) -> Running:
+        options = {"temperature": self.temperature, "dtype": self.dtype, "seed": self.seed, "stops": self.stops}
+        starting = asyncio.create_task(asyncio.to_thread(start, self.directory, self.config, **options))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                await asyncio.to_thread(starting.result().llm.shutdown, STOP_S)
+            raise
 
     async def _generate(
         self, state: Sequence[int], num_samples: int, max_tokens: int, stops: Sequence[str]

@@ -22,7 +22,7 @@ LARGEST_TARGET = 2000
 COMMON_TARGET = 100
 RARE_TARGET_SHARE = 1 / 3
 """Share of the games ending past COMMON_TARGET that are kept: the published targets' quartiles are 19, 44 and 82."""
-SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "validation": range(90, 95), "heldout": range(95, 100)}
+SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "heldout": range(90, 95), "validation": range(95, 100)}
 MAX_DRAWS = 200_000
 """Games drawn without a new problem before a split counts as used up."""
 ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
