@@ -86,7 +86,8 @@ def _config(*overrides: str) -> Config:
 
 
 def test_the_plan_names_every_process_its_device_and_memory() -> None:
-    text = render_plan(make_plan(_config("engine.kind=vllm"), parse_gpus(ALL_GPUS), Path("runs/x")))
+    config = _config("engine.kind=vllm", "train.batch_size=32")
+    text = render_plan(make_plan(config, parse_gpus(ALL_GPUS), Path("runs/x")))
     lines = text.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith(("generator-", "trainer-"))] == [
         *([f"generator-{i}", "GPU", f"{i}"] for i in range(6)),

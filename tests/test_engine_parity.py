@@ -140,8 +140,9 @@ async def test_a_cancelled_load_is_whole_or_not_at_all(served: Served) -> None:
     load = asyncio.create_task(served.engine.load(update))
     await asyncio.sleep(0)
     load.cancel()
-    await asyncio.gather(load, return_exceptions=True)
-    await check_parity(served, "after a cancelled load", num_prompts=8)
+    async with asyncio.timeout(20):
+        await asyncio.gather(load, return_exceptions=True)
+        await check_parity(served, "after a cancelled load", num_prompts=8)
 
 
 async def test_weights_of_another_model_are_refused_and_the_old_ones_stay(served: Served) -> None:

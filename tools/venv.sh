@@ -2,7 +2,6 @@
 # Needs the repository's root as the working directory. Says what it does; pip itself only speaks up on errors.
 
 TORCH=2.13.0
-TORCH_CPU_INDEX=${TORCH_CPU_INDEX_URL:-}
 
 part_name= began=0 child=
 trap 'ended $?' EXIT
@@ -52,15 +51,19 @@ find_python() {
     return 1
 }
 
-# The CPU build of torch: from this machine's disk where pip finds it there, else from PyTorch's own index.
+# The CPU build of torch: from this machine's disk where pip finds it there, else from PyTorch's CPU wheel index, whose
+# address the user gives in TORCH_CPU_INDEX; without it pip's own index serves, with a larger build that runs as well.
 install_torch() {
     if .venv/bin/python -c 'import torch' 2>/dev/null; then
         echo "torch: already in .venv"
     elif pip install --no-index --no-deps "torch==$TORCH" 2>/dev/null; then
         echo "torch $TORCH: from this machine's disk"
-    else
-        echo "torch $TORCH: from $TORCH_CPU_INDEX"
+    elif [ -n "${TORCH_CPU_INDEX:-}" ]; then
+        echo "torch $TORCH: from PyTorch's CPU wheel index at $TORCH_CPU_INDEX"
         pip install --no-deps --index-url "$TORCH_CPU_INDEX" "torch==$TORCH"
+    else
+        echo "torch $TORCH: from pip's own index, some GB; set TORCH_CPU_INDEX to PyTorch's CPU wheel index for a small one"
+        pip install "torch==$TORCH"
     fi
 }
 
@@ -86,7 +89,7 @@ install_into_venv() {
 # vLLM pulls these in. Built for another torch than ours they break transformers, and text models need none of them.
 remove_strangers() {
     echo "removing torchvision, torchaudio and torchcodec: not needed, and they may not fit this torch"
-    pip uninstall --yes torchvision torchaudio torchcodec 2>/dev/null
+    pip uninstall --yes torchvision torchaudio torchcodec
 }
 
 # What an installation depends on, as one line.

@@ -73,7 +73,7 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Trees in flight in each generator."""
     num_samples: Count = 4
     """K: steps sampled in one expansion."""
-    simulations: Count = 128
+    simulations: Count = 64
     """Budget of a tree, over all its agents."""
     max_tokens: Whole = 0
     """Budget of a tree in generated tokens; 0 for none."""
@@ -104,7 +104,7 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     choose: Literal["visits", "reward", "value"] = "reward"
     """The path sent first: most visited, best reward, or best Q."""
-    num_paths: Count = 4
+    num_paths: Count = 2
     """Paths sent of one tree: the chosen one and, past it, other finished paths drawn evenly from the tree."""
 
 
@@ -135,15 +135,15 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     num_updates: Count = 400
     """Optimizer updates in all, before any resume and after."""
-    time_limit_s: NotNegative = 960.0
+    time_limit_s: NotNegative = 900.0
     """Stop training after this long, counted over resumes; 0 for no limit."""
-    batch_size: Count = 128
+    batch_size: Count = 64
     """Trajectories in one update, over all trainers."""
     micro_batch_tokens: Count = 16_384
     """Most tokens, padding included, in one forward pass of one trainer."""
     num_inner_steps: Count = 1
     """Optimizer steps on one batch."""
-    learning_rate: Positive = 4e-5
+    learning_rate: Positive = 5e-5
     """AdamW's, constant."""
     weight_decay: NotNegative = 0.0
     """AdamW's."""
@@ -177,8 +177,8 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Held-out problems, of the sizes in task.num_numbers; 820 is all of the published set's size."""
     k: Count = 16
     """Samples of each problem."""
-    temperature: Positive = 0.2
-    """Sampling temperature."""
+    temperature: Positive = 0.8
+    """Sampling temperature; 0.8 is that of the published search."""
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

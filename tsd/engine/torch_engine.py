@@ -134,10 +134,12 @@ class TorchEngine:
         try:
             await loop.run_in_executor(self._thread, self._decoder.load, load_weights, weights.version)
         except WeightsError as error:
-            # The caller of `load` gets the error; requests under way go on with the old weights.
-            applied.set_exception(error)
+            # The caller of `load` gets the error, if it still waits; requests under way go on with the old weights.
+            if not applied.done():
+                applied.set_exception(error)
         else:
-            applied.set_result(None)
+            if not applied.done():
+                applied.set_result(None)
 
     def _start(self) -> Decoder:
         torch.set_num_threads(self.config.num_threads)

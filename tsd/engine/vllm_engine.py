@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,14 +19,12 @@ from safetensors.numpy import save_file
 
 from tsd.config import EngineConfig
 from tsd.engine.stops import STOPS
-from tsd.engine.vllm_start import Running, engine_errors, import_vllm, start
+from tsd.engine.vllm_start import Running, engine_errors, import_vllm, start, stop
 from tsd.errors import EngineError, WeightsError
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 NEVER = -1e4
 """Logit bias of the value's column, so that it is not sampled."""
-STOP_S = 30.0
-"""How long vLLM's processes may take to end before they are killed. They take 4 to 5 s; vLLM's own limit is 5."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -53,7 +52,7 @@ class VllmEngine:
         await asyncio.to_thread(import_vllm, self.config.num_threads)
         self._running = await self._start()
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(asyncio.to_thread, self._running.llm.shutdown, STOP_S)
+            stack.push_async_callback(asyncio.to_thread, stop, self._running.llm)
             # A model that vLLM's kernels cannot run fails at its first request only: better now than in a search.
             await self.sample((0,), 1, 1)
             self._stack = stack.pop_all()
@@ -82,15 +81,23 @@ class VllmEngine:
             raise
 
     async def _start(self) -> Running:
-        options = {"temperature": self.temperature, "dtype": self.dtype, "seed": self.seed, "stops": self.stops}
-        starting = asyncio.create_task(asyncio.to_thread(start, self.directory, self.config, **options))
+        begin = partial(
+            start,
+            self.directory,
+            self.config,
+            temperature=self.temperature,
+            dtype=self.dtype,
+            seed=self.seed,
+            stops=self.stops,
+        )
+        starting = asyncio.create_task(asyncio.to_thread(begin))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
             await asyncio.wait({starting})
             if starting.exception() is None:
-                await asyncio.to_thread(starting.result().llm.shutdown, STOP_S)
+                await asyncio.to_thread(stop, starting.result().llm)
             raise
 
     async def _generate(
