@@ -85,6 +85,7 @@ class WeightsExtension:
         worker: Any = self
         with safe_open(path, "pt") as file:
             worker.reload_weights(weights_iterator=((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
-        # On a CPU the output layer multiplies by a packed copy of its weight, which a reload leaves as it was.
+        # On a CPU the output layer multiplies by a packed copy of its weight. A reload leaves the copy as it was where
+        # the weight is the embedding's.
         lm_head = worker.get_model().lm_head
         lm_head.quant_method.process_weights_after_loading(lm_head)
