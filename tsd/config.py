@@ -53,9 +53,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_model_tokens: Count = 256
     """Longest prompt plus response."""
     cache_mb: Count = 512
-    """torch: memory for keys and values of states already seen."""
+    """On a CPU: memory for keys and values of states already seen (vllm: of running sequences too)."""
     num_threads: Count = 1
-    """torch: CPU threads of each generator's engine."""
+    """On a CPU: threads of each generator's engine."""
     memory_share: Share = 0.9
     """vllm: share of a GPU's memory it may take."""
     mock_solve_rate: Share = 0.3

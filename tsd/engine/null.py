@@ -1,5 +1,6 @@
 """An engine that answers at once and says nothing: what remains of a search's time with it is the search's own."""
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from types import TracebackType
@@ -26,6 +27,7 @@ class NullEngine:
         return None
 
     async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+        await asyncio.sleep(0)  # as any engine does: without it agents would run one after another
         steps = tuple(self._step() for _ in range(num_samples))
         return Expansion(steps[0].values[0], steps)
 

@@ -151,7 +151,4 @@ def _shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """As `Policy.weights` names tensors, without reading any."""
     with torch.device("meta"):
         policy = Policy(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory))))
-    shapes = {name.removeprefix("causal."): tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
-    if policy.tied():
-        del shapes["lm_head.weight"]
-    return shapes
+    return {name: tuple(tensor.shape) for name, tensor in policy.named_tensors().items()}

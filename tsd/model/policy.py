@@ -87,7 +87,7 @@ class Policy(nn.Module):
         state |= {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
         return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in state.items()})
 
-    def _named_tensors(self) -> dict[str, Tensor]:
+    def named_tensors(self) -> dict[str, Tensor]:
         """The model's own tensors; a tied output layer is the embedding, and is named once."""
         state = dict(self.causal.state_dict())
         if self.tied():
@@ -97,7 +97,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def load_weights(self, update: WeightUpdate) -> None:
         """Copies an update in. Raises WeightsError, before changing anything, when names or shapes differ."""
-        own = self._named_tensors()
+        own = self.named_tensors()
         expected, found = ({n: tuple(t.shape) for n, t in side.items()} for side in (own, update.tensors))
         if expected != found:
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
