@@ -79,7 +79,7 @@ async def evaluate(
     progress: Callable[[int, float, tuple[float, float]], None],
 ) -> Evaluation:
     """k samples of each problem. Starts the engine and ends it; `progress` gets (problems done, mean, interval)."""
-    started, answered = time.monotonic(), list[_Answered]()
+    started, answered, means = time.monotonic(), list[_Answered](), list[float]()
     waiting = iter(problems)
 
     async def worker(engine: Engine) -> None:
@@ -89,7 +89,7 @@ async def evaluate(
             steps = await engine.sample(prompt, config.evaluate.k, room)
             grades = tuple(task.grade(problem, generation.codec.decode(step.tokens)) for step in steps)
             answered.append(_Answered(grades, sum(len(step.tokens) for step in steps)))
-            means = [one.exact for one in answered]
+            means.append(answered[-1].exact)
             progress(len(answered), statistics.fmean(means), interval(means))
 
     async with generation.engine as engine, asyncio.TaskGroup() as group:

@@ -10,14 +10,11 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
-        self.num_hits = self.num_misses = 0
         self._entries: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def get(self, tokens: tuple[int, ...]) -> Tensor | None:
         """[layers, 2, Hk, len(tokens), D], or None."""
         found = self._entries.get(tokens)
-        self.num_hits += found is not None
-        self.num_misses += found is None
         if found is not None:
             self._entries.move_to_end(tokens)
         return found
