@@ -1,31 +1,15 @@
 """bench-search on the engines without a model: exact counts, nothing left in flight, one seed one tree."""
 
-import msgspec
+import asyncio
+import io
+from pathlib import Path
+
 import pytest
+from msgspec.structs import replace
+from rich.console import Console
 
-from tsd.bench import Row, bench_search
+from tsd.bench import Row, bench_search, plot, recommendation, rows_table
 from tsd.config import Config, load_config
-
-FIELDS = {
-    "engine",
-    "agents",
-    "trees",
-    "simulations",
-    "seed",
-    "us_per_sim",
-    "sims_per_s",
-    "expansions_per_s",
-    "tokens_per_s",
-    "engine_ceiling_expansions_per_s",
-    "ceiling_share",
-    "num_simulations",
-    "num_collisions",
-    "num_duplicates",
-    "solve_rate",
-    "residual_in_flight",
-    "peak_memory_mb",
-    "tree_hash",
-}
 
 
 def configured(engine: str, seed: int = 0) -> Config:
@@ -42,11 +26,13 @@ async def test_there_is_a_row_for_each_number_of_agents_and_trees(engine: str) -
     rows = await bench_search(configured(engine), [1, 16], [1, 3])
     assert [(row.agents, row.trees) for row in rows] == [(1, 1), (1, 3), (16, 1), (16, 3)]
     for row in rows:
-        assert set(msgspec.to_builtins(row)) == FIELDS
         assert row.residual_in_flight == 0
         assert 0 < row.num_simulations <= 120 * row.trees
         assert row.us_per_sim == pytest.approx(1e6 / row.sims_per_s)
         assert row.ceiling_share == pytest.approx(row.expansions_per_s / row.engine_ceiling_expansions_per_s)
+        assert row.bare_us_per_call == pytest.approx(1e6 / row.engine_ceiling_expansions_per_s)
+        assert (row.one_agent_solve_rate is None) == (engine == "null" or row.agents == 1)
+        assert 0 < row.bytes_per_node < 1024
 
 
 @pytest.mark.parametrize("agents", [1, 16])
@@ -73,3 +59,26 @@ async def test_another_seed_gives_another_tree() -> None:
 
 async def test_other_agents_grow_another_tree() -> None:
     assert (await measure("mock", 16)).tree_hash != (await measure("mock", 1)).tree_hash
+
+
+async def test_a_row_may_search_more_problems_than_trees_at_once_and_says_when_each_was_solved() -> None:
+    (row,) = await bench_search(configured("mock"), [4], [2], problems=12)
+    assert (row.problems, row.trees) == (12, 2)
+    assert len(row.solved_at) == round(row.solve_rate * 12)
+    assert all(1 <= at <= 120 for at in row.solved_at)
+
+
+async def test_the_advice_is_the_fewest_agents_with_nearly_the_best_speed(tmp_path: Path) -> None:
+    rows = await bench_search(configured("mock"), [1, 2], [1, 2])
+    speeds = {(1, 1): 50.0, (1, 2): 96.0, (2, 1): 97.0, (2, 2): 100.0}
+    fixed = [replace(row, expansions_per_s=speeds[row.agents, row.trees]) for row in rows]
+    assert recommendation(fixed).startswith("1 agents on each of 2 trees: 96 expansions/s, 96% of the best")
+    console = Console(width=120, file=io.StringIO())
+    console.print(rows_table(fixed))
+    assert "solved by one agent" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_picture_is_drawn_from_the_rows(tmp_path: Path) -> None:
+    rows = asyncio.run(bench_search(configured("mock"), [1, 4], [1], problems=4))
+    plot(rows, tmp_path / "bench.svg")
+    assert "solve rate" in (tmp_path / "bench.svg").read_text() or (tmp_path / "bench.svg").stat().st_size > 5_000

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
+from tsd.bench.show import COLUMNS
 from tsd.cli import app, exit_code
 
 COMMANDS = ("launch", "eval", "bench-search", "warmstart", "data")
@@ -149,7 +150,8 @@ def test_bench_search_prints_rows_as_json_or_as_a_table(capsys: pytest.CaptureFi
     ]
     assert tsd(*options) == 0
     table = capsys.readouterr().out
-    assert all(field in table for field in rows[0])
+    assert all(title in table for title, _ in COLUMNS.values())
+    assert "Recommended: " in table
 
 
 def test_data_writes_disjoint_files_in_the_published_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

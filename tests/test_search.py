@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tsd.config import HarvestConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine
-from tsd.search import Node, Tree, grow, harvest, tree_hash
+from tsd.search import Node, Status, Tree, grow, harvest, tree_hash
+from tsd.search import plant as plant_problem
 from tsd.search.agent import simulate
-from tsd.search.prior import merge
-from tsd.search.selection import exploitation, select
-from tsd.search.tree import Status
+from tsd.search.prior import set_priors
+from tsd.search.selection import descend
 from tsd.tasks.countdown import Countdown, make_problem
-from tsd.types import Expansion, Grade, Problem
+from tsd.types import Expansion, Grade, Problem, Step
 
 CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False)
 GOLDEN = Path(__file__).parent / "golden_tree.json"
@@ -39,24 +39,22 @@ def plant(config: SearchConfig = CONFIG, reward: float = 0.5) -> Tree:
 
 
 def countdown_tree(problem: Problem, config: SearchConfig) -> Tree:
-    task, codec = Countdown(), CharCodec()
-
-    def grade(tokens: Sequence[int]) -> Grade:
-        return task.grade(problem, codec.decode(tokens))
-
-    return Tree(codec.encode(task.prompt(problem, "compact")), grade, config)
+    return plant_problem(problem, Countdown(), CharCodec(), "compact", config)
 
 
 def check_counts(tree: Tree) -> None:
     """What holds in any tree at rest, whatever happened."""
     for node in tree.root.walk():
         assert node.in_flight == 0
-        assert node.expanding is None
+        assert not node.expanding
         assert node.visits >= sum(child.visits for child in node.children)
         if node.status is Status.OPEN and node.children:
-            # Its own evaluation counts once; every other visit went on to a child.
-            assert node.visits == 1 + sum(child.visits for child in node.children)
-        assert abs(node.value_sum) <= node.visits + 1e-9
+            # Its own evaluation counts once, and once more each time it widens; every other visit went on to a child.
+            own = node.visits - sum(child.visits for child in node.children)
+            assert own == 1 or (tree.config.widen and 1 < own <= node.visits.bit_length() + 1)
+        assert abs(node.value_sum) <= node.num_values + 1e-9
+        if not tree.num_transpositions:
+            assert node.num_values == node.visits
 
 
 async def test_each_simulation_is_one_expansion_and_its_value_counts_once_in_every_ancestor() -> None:
@@ -151,39 +149,78 @@ def test_equal_samples_become_one_child_with_their_prior_added() -> None:
     assert tree.num_duplicates == 2
 
 
-def test_priors_by_probability_and_by_probability_per_token() -> None:
-    short, long = step(1, logprob=-2.0), step(1, 2, logprob=-1.5)
-    softmax = [merged.prior for merged in merge((short, long), "softmax")]
-    assert softmax == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e)])
-    normalised = [merged.prior for merged in merge((short, long), "length-normalised")]
-    assert normalised == pytest.approx([1 / (1 + math.exp(0.5)), math.exp(0.5) / (1 + math.exp(0.5))])
-
-
-def node(parent: Node | None, prior: float, visits: int, mean: float, in_flight: int = 0) -> Node:
-    made = Node(parent, step(1), 1, 1, prior, visits=visits, value_sum=mean * visits, in_flight=in_flight)
+def node(
+    parent: Node | None, prior: float, visits: int, mean: float, in_flight: int = 0, of: Step | None = None
+) -> Node:
+    made = Node(
+        parent, of or step(1), 1, 1, 0, prior, num_drawn=1, visits=visits, value_sum=mean * visits, num_values=visits
+    )
+    made.in_flight = in_flight
     if parent is not None:
-        parent.children.append(made)
+        parent.children = [*parent.children, made]
     return made
 
 
+def priors(kind: str, *steps: Step) -> list[float]:
+    children = [node(None, 0.0, 0, 0.0, of=one) for one in steps]
+    set_priors(children, kind)  # type: ignore[arg-type]
+    return [child.prior for child in children]
+
+
+def test_priors_by_probability_and_by_probability_per_token() -> None:
+    short, long = step(1, logprob=-1.5), step(1, 2, logprob=-1.0)
+    assert priors("softmax", short, long) == pytest.approx([math.e**0.5 / (1 + math.e**0.5), 1 / (1 + math.e**0.5)])
+    # Per token the long one is likelier: it comes first among the untouched.
+    assert priors("length-normalised", short, long) == pytest.approx(
+        [math.exp(0.5) / (1 + math.exp(0.5)), 1 / (1 + math.exp(0.5))]
+    )
+
+
+def selected(tree: Tree) -> Node:
+    """Where a simulation that stands at the root goes next."""
+    tree.root.in_flight += 1
+    path = [tree.root]
+    descend(tree, path)
+    tree.unmark(path)
+    return path[1]
+
+
 def test_selection_follows_the_formula() -> None:
-    root = node(None, 1.0, 11, 0.2)
-    a, b, c = node(root, 0.6, 8, 0.3), node(root, 0.3, 2, 0.1), node(root, 0.1, 0, 0.0)
     config = SearchConfig(c_puct=1.0, fpu_reduction=0.2)
-    root10 = math.sqrt(10)
-    scores = {a: 0.3 + 0.6 * root10 / 9, b: 0.1 + 0.3 * root10 / 3, c: (0.2 - 0.2) + 0.1 * root10 / 1}
-    assert select(root, config) is max(scores, key=lambda child: scores[child]) is a or select(root, config) is b
-    assert select(root, config) is max(scores, key=lambda child: scores[child])
+    for wins in range(3):
+        tree = plant(config)
+        # The root has been evaluated once itself, and passed on its other visits.
+        tree.root.visits, tree.root.num_values, tree.root.value_sum = 11, 11, 0.2 * 11
+        means = [0.3, 0.1, 0.0]
+        means[wins] += 1.0
+        a, b = node(tree.root, 0.6, 8, means[0]), node(tree.root, 0.3, 2, means[1])
+        c = node(tree.root, 0.1 + 2.0 * (wins == 2), 0, 0.0)
+        root10 = math.sqrt(10)
+        scores = {
+            a: means[0] + 0.6 * root10 / 9,
+            b: means[1] + 0.3 * root10 / 3,
+            c: (0.2 - 0.2) + c.prior * root10 / 1,
+        }
+        assert selected(tree) is max(scores, key=lambda child: scores[child]) is (a, b, c)[wins]
 
 
 def test_a_visit_in_flight_never_makes_a_child_look_better() -> None:
     for scheme in ("virtual-loss", "wu-uct"):
-        config = SearchConfig(in_flight=scheme)
         for mean in (-0.9, -0.5, 0.0, 0.7):
-            idle, busy = node(None, 0.5, 4, mean), node(None, 0.5, 4, mean, in_flight=3)
-            assert exploitation(busy, 0.0, config) <= exploitation(idle, 0.0, config)
-    lost = node(None, 0.5, 4, -0.5, in_flight=1)
-    assert exploitation(lost, 0.0, SearchConfig(in_flight="virtual-loss")) == pytest.approx((-2.0 - 1.0) / 5)
+            tree = plant(SearchConfig(in_flight=scheme))
+            tree.root.visits = 9
+            node(tree.root, 0.5, 4, mean, in_flight=3)
+            idle = node(tree.root, 0.5, 4, mean)
+            assert selected(tree) is idle
+
+
+def test_virtual_loss_weighs_each_visit_in_flight_as_one_lost() -> None:
+    """With Q = -0.5 over 4 visits and one in flight: (-2 - 1) / 5 = -0.6."""
+    for other, expected in ((-0.59, 1), (-0.61, 0)):
+        tree = plant(SearchConfig(in_flight="virtual-loss", c_puct=0.0))
+        tree.root.visits = 9
+        children = node(tree.root, 0.5, 4, -0.5, in_flight=1), node(tree.root, 0.5, 4, other)
+        assert selected(tree) is children[expected]
 
 
 def test_a_failed_or_cancelled_expansion_leaves_nothing_in_flight_and_others_go_on() -> None:

@@ -169,6 +169,15 @@ def bench_search(
     agents: Annotated[str, typer.Option(help="Agents on a tree; several with commas, such as `1,16`.")] = "16",
     trees: Annotated[str, typer.Option(help="Trees at once; several with commas.")] = "1",
     simulations: Annotated[int, typer.Option(min=1, help="Simulations of each tree.")] = 1600,
+    problems: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Problems searched for each row. [default: as many as trees at once]", show_default=False
+        ),
+    ] = 0,
+    plot_: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw solve rate and speed (.svg, .png, .pdf).")
+    ] = None,
     model: Model = BUILTIN_MODEL,
     seed: Seed = 0,
     set_: Settings = None,
@@ -182,14 +191,20 @@ def bench_search(
 
     - `tsd bench-search --engine torch --agents 16 --trees 1,4 --simulations 200 --json`
     """
-    from tsd.commands import as_json, measure_search, rows_table, setting
+    from tsd.bench import plot, recommendation, rows_table
+    from tsd.commands import as_json, measure_search, setting
 
     options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
-    rows = measure_search([*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees)
+    rows = measure_search(
+        [*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees, problems
+    )
+    if plot_:
+        plot(rows, plot_)
     if json:
-        print(as_json({"rows": rows}))
+        print(as_json({"rows": rows, "recommendation": recommendation(rows)}))
     else:
         Console().print(rows_table(rows))
+        Console().print(f"Recommended: {recommendation(rows)}", highlight=False)
 
 
 @app.command()

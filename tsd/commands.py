@@ -13,7 +13,6 @@ import msgspec
 import uvloop
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from tsd.bench import Row, bench_search
@@ -125,10 +124,10 @@ def _share_with(ci95: Sequence[float], mean: float) -> str:
     return f"{mean:.1%} ({ci95[0]:.1%} to {ci95[1]:.1%})"
 
 
-def measure_search(settings: Sequence[str], agents: str, trees: str) -> list[Row]:
+def measure_search(settings: Sequence[str], agents: str, trees: str, problems: int = 0) -> list[Row]:
     """`tsd bench-search`. Raises ValueError for lists that are none."""
     config = load_config(None, settings)
-    return _run(bench_search(config, counts("--agents", agents), counts("--trees", trees)))
+    return _run(bench_search(config, counts("--agents", agents), counts("--trees", trees), problems))
 
 
 def counts(option: str, text: str) -> tuple[int, ...]:
@@ -137,16 +136,6 @@ def counts(option: str, text: str) -> tuple[int, ...]:
     if not all(item.isascii() and item.isdigit() and int(item) > 0 for item in items):
         raise ValueError(f"{option} {text!r}: expected a number from 1 up, or several with commas, such as 1,16")
     return tuple(map(int, items))
-
-
-def rows_table(rows: Sequence[Row]) -> Table:
-    """A column for each measurement; fields have the names they have in JSON."""
-    columns = [msgspec.structs.asdict(row) for row in rows]
-    table = Table("field", *(f"{row.agents} x {row.trees}" for row in rows), title="agents x trees")
-    for name in Row.__struct_fields__:
-        values = (column[name] for column in columns)
-        table.add_row(name, *(f"{value:,.3f}" if isinstance(value, float) else str(value) for value in values))
-    return table
 
 
 def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threads: int) -> Iterator[str]:

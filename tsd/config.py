@@ -60,6 +60,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """vllm: share of a GPU's memory it may take."""
     mock_solve_rate: Share = 0.3
     """mock: the chance that a step follows a path to the target."""
+    mock_value_noise: NotNegative = 0.0
+    """mock: standard deviation of the error in its values."""
     mock_latency_s: NotNegative = 0.0
     """mock: how long each call takes."""
 
@@ -77,6 +79,10 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Budget of a tree, over all its agents."""
     max_tokens: Whole = 0
     """Budget of a tree in generated tokens; 0 for none."""
+    time_limit_s: NotNegative = 0.0
+    """Budget of a tree in seconds; 0 for none."""
+    share_budget: bool = False
+    """Leave what an ended tree did not use to the generator's other trees, each at most its own budget again."""
     max_depth: Count = 12
     """Deepest node, in steps."""
     max_step_tokens: Count = 64
@@ -95,6 +101,22 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Weight of a visit in flight under `virtual-loss`."""
     prior: Literal["multiplicity", "softmax", "length-normalised"] = "multiplicity"
     """How the K samples become a prior."""
+    collision: Literal["wait", "reselect"] = "wait"
+    """What an agent does at a node that another is expanding: wait and go on below it, or start again from the root."""
+    min_max_q: bool = False
+    """Scale Q to the range of values that the tree has seen."""
+    root: Literal["puct", "gumbel"] = "puct"
+    """How the root chooses: pUCT, or Gumbel noise with sequential halving of the budget."""
+    root_noise: Share = 0.0
+    """Share of Dirichlet noise in the root's prior."""
+    root_noise_alpha: Positive = 0.3
+    """Its concentration."""
+    widen: bool = False
+    """Sample a state anew, at each doubling of its visits, as long as all its samples were one and the same step."""
+    transpositions: bool = False
+    """Nodes that the task takes for the same state share their value."""
+    prune_dead: bool = False
+    """End a path where the task says that nothing legal can follow."""
     stop_when_solved: bool = True
     """End a tree when a path reached the highest reward."""
 
@@ -105,7 +127,9 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     choose: Literal["visits", "reward", "value"] = "reward"
     """The path sent first: most visited, best reward, or best Q."""
     num_paths: Count = 2
-    """Paths sent of one tree: the chosen one and, past it, other finished paths drawn evenly from the tree."""
+    """Paths sent of one tree: the chosen one and, past it, other finished ones."""
+    others: Literal["even", "best"] = "even"
+    """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
 
 class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

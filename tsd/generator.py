@@ -14,7 +14,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +29,12 @@ from tsd.model.files import model_path
 from tsd.observe.metrics import GeneratorRow, MetricsWriter
 from tsd.protocols import Engine, Task, TextCodec
 from tsd.search import Path as SearchPath
-from tsd.search import Tree, grow, harvest
+from tsd.search import Reserve, Tree, grow, harvest, plant
 from tsd.tasks import make_task
 from tsd.transport.addresses import Addresses
 from tsd.transport.trajectories import TrajectorySender
 from tsd.transport.weights import WeightSubscriber
-from tsd.types import Grade, Problem, Trajectory
+from tsd.types import Problem, Trajectory
 
 REPORT_EVERY_S = 2.0
 LAG_PROBE_S = 0.05
@@ -65,6 +65,7 @@ class Generator:
     subscriber: WeightSubscriber
     metrics: MetricsWriter
     counters: Counters = field(default_factory=Counters)
+    reserve: Reserve = field(default_factory=Reserve)
 
     async def run(self, problems: Iterator[Problem]) -> None:
         """Until cancelled."""
@@ -80,12 +81,9 @@ class Generator:
     async def search_trees(self, problems: Iterator[Problem]) -> None:
         """One tree after another: grow, harvest, send."""
         for problem in problems:
-            prompt = self.codec.encode(self.task.prompt(problem, self.config.task.style))
-
-            def grade(tokens: Sequence[int], problem: Problem = problem) -> Grade:
-                return self.task.grade(problem, self.codec.decode(tokens))
-
-            tree = Tree(prompt, grade, self.config.search)
+            search = self.config.search
+            reserve = self.reserve if search.share_budget else None
+            tree = plant(problem, self.task, self.codec, self.config.task.style, search, reserve=reserve)
             await grow(tree, self.engine)
             rng = random.Random(f"{self.config.seed} {problem.id}")
             paths = await harvest(tree, self.engine, self.config.harvest, rng)

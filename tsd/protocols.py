@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
-from tsd.types import Expansion, Grade, Problem, Step, WeightUpdate
+from tsd.types import Expansion, Grade, Position, Problem, Step, WeightUpdate
 
 PromptStyle = Literal["chat", "compact"]
 Split = Literal["train", "validation", "heldout"]
@@ -46,6 +46,16 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class CountsCacheHits(Protocol):
+    """An engine that says how often a state's keys and values were still there."""
+
+    @property
+    def cache_hits(self) -> tuple[int, int]:
+        """Hits, and lookups, since it started."""
+        ...
+
+
 class TextCodec(Protocol):
     """Text to token ids and back."""
 
@@ -78,4 +88,11 @@ class Task(Protocol):
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Grades whatever a model wrote, in bounded time and without an exception."""
+        ...
+
+    def read(self, problem: Problem, response: str) -> Position:
+        """What the response so far, or a finished answer, comes to: lets search share what it knows of equal states.
+
+        A task that cannot tell returns `Position()`.
+        """
         ...

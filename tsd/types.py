@@ -3,7 +3,7 @@
 Knows nothing about how any of it is made, sent or learned from.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -31,22 +31,32 @@ class Grade(msgspec.Struct, frozen=True):
     """Whether the answer could be read and obeys the rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One sampled continuation. `tokens`, `logprobs` and `values` have the same length."""
+class Position(msgspec.Struct, frozen=True):
+    """What a task reads in a response so far."""
+
+    key: str | None = None
+    """Equal for responses from which the same can follow, or which are the same answer; None where it cannot tell."""
+    dead: bool = False
+    """Whether nothing legal can follow any more."""
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """One sampled continuation. `tokens`, `logprobs` and `values` have the same length.
+
+    Trees hold many: engines give `array("f")` for the floats, an eighth of a tuple's memory.
+    """
 
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: Sequence[float]
     """Behaviour logprobs: of each token, at the sampling temperature, when it was sampled."""
-    values: tuple[float, ...]
+    values: Sequence[float]
     """The value head's V of the state before each token."""
     finish: Finish
     version: int
     """The policy version that sampled it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(msgspec.Struct, frozen=True, gc=False):
     """The answer to one engine call: samples from one state, and that state's value."""
 
     value: float

@@ -29,8 +29,13 @@ def make_engine(config: Config, directory: Path | None, *, temperature: float, s
     if engine.kind == "mock":
         from tsd.engine.mock import CharCodec, MockEngine, saved_solve_rate
 
-        solve_rate = saved_solve_rate(directory, engine.mock_solve_rate)
-        return Generation(MockEngine(solve_rate=solve_rate, latency_s=engine.mock_latency_s, seed=seed), CharCodec())
+        mock = MockEngine(
+            solve_rate=saved_solve_rate(directory, engine.mock_solve_rate),
+            latency_s=engine.mock_latency_s,
+            value_noise=engine.mock_value_noise,
+            seed=seed,
+        )
+        return Generation(mock, CharCodec())
     assert directory is not None, "every engine but null and mock has a model"
     from tsd.model.text import HfCodec
 

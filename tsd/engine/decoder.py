@@ -5,6 +5,7 @@ step's prefix are kept, so that a child of a tree's node starts where its parent
 knows nothing about asyncio, trees or tasks.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,7 +199,8 @@ class Decoder:
             ended.append(i)
             request.value = row.values[0]
             tokens = tuple(row.tokens)
-            request.steps.append(Step(tokens, tuple(row.logprobs), tuple(row.values), finish or "length", row.version))
+            logprobs, values = array("f", row.logprobs), array("f", row.values)
+            request.steps.append(Step(tokens, logprobs, values, finish or "length", row.version))
             # A row begun under older weights holds their keys and values: no use to anyone from here on.
             if finish == "step" and row.version == self.version:
                 length = int(self.lengths[i])

@@ -6,6 +6,7 @@ else happened. For tests and for trying the pipeline in seconds.
 
 import asyncio
 import random
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -34,10 +35,13 @@ class CharCodec:
 
 
 class MockEngine:
-    """An `Engine`. `solve_rate` is the chance that a step leads to the target where one can; its only weight."""
+    """An `Engine`. `solve_rate` is the chance that a step leads to the target where one can; its only weight.
 
-    def __init__(self, *, solve_rate: float, latency_s: float = 0.0, seed: int = 0) -> None:
-        self.solve_rate, self.latency_s, self.seed = solve_rate, latency_s, seed
+    V is 0.5 where the target can be reached and -0.5 elsewhere, give or take normal noise of `value_noise`.
+    """
+
+    def __init__(self, *, solve_rate: float, latency_s: float = 0.0, value_noise: float = 0.0, seed: int = 0) -> None:
+        self.solve_rate, self.latency_s, self.value_noise, self.seed = solve_rate, latency_s, value_noise, seed
         self.version = 0
         self._num_calls: Counter[str] = Counter()
 
@@ -83,10 +87,8 @@ class MockEngine:
         cut = written[:max_tokens]
         whole: Finish = "end" if written.endswith("</answer>") else "step"
         size = len(cut)
-        values = (self._value(text),) * size
-        return Step(
-            tuple(map(ord, cut)), (LOGPROB,) * size, values, whole if cut == written else "length", self.version
-        )
+        logprobs, values = array("f", [LOGPROB]) * size, array("f", [self._value(text)]) * size
+        return Step(tuple(map(ord, cut)), logprobs, values, whole if cut == written else "length", self.version)
 
     def _write(self, text: str, rng: random.Random) -> str:
         """The next step, or the answer when one number is left."""
@@ -102,7 +104,10 @@ class MockEngine:
 
     def _value(self, text: str) -> float:
         table, target = _read(text)
-        return 0.5 if _reachable(_values(table), target) else -0.5
+        value = 0.5 if _reachable(_values(table), target) else -0.5
+        if not self.value_noise:
+            return value
+        return max(-1.0, min(1.0, value + random.Random(f"{self.seed} {text}").gauss(0.0, self.value_noise)))
 
 
 def _values(table: tuple[Term, ...]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from array import array
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -38,6 +39,8 @@ class NullEngine:
         self.version = weights.version
 
     def _step(self) -> Step:
+        """What any engine hands over for a step: a new tuple and two arrays, filled from lists."""
         serial = next(self._serial)
         value = ((serial * 7919) % 1000) / 1000
-        return Step((serial,) * NUM_TOKENS, (-1.0,) * NUM_TOKENS, (value,) * NUM_TOKENS, "step", self.version)
+        logprobs, values = array("f", [-1.0] * NUM_TOKENS), array("f", [value] * NUM_TOKENS)
+        return Step((serial,) * NUM_TOKENS, logprobs, values, "step", self.version)

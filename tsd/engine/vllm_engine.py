@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from array import array
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -145,7 +146,7 @@ class VllmEngine:
         """Every position of the flat logprobs holds two numbers: the sampled token's logprob, and V."""
         tokens, flat = tuple(sample.token_ids), sample.logprobs.logprobs
         assert len(flat) == 2 * len(tokens), "a logprob and a value for every token"
-        return Step(tokens, tuple(flat[0::2]), tuple(flat[1::2]), self._finish(sample), version)
+        return Step(tokens, array("f", flat[0::2]), array("f", flat[1::2]), self._finish(sample), version)
 
     def _finish(self, sample: Any) -> Finish:
         if sample.finish_reason == "length":

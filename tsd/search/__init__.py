@@ -7,6 +7,24 @@ path = (await harvest(tree, engine, HarvestConfig(), rng))[0]
 
 from tsd.search.grow import grow
 from tsd.search.harvest import Path, harvest
-from tsd.search.tree import Node, Tree, tree_hash
+from tsd.search.node import Node, Status
+from tsd.search.plant import plant
+from tsd.search.record import NodeRecord, TreeRecord, record, resume, subtree, tree_hash
+from tsd.search.tree import Reserve, Tree
 
-__all__ = ["Node", "Path", "Tree", "grow", "harvest", "tree_hash"]
+__all__ = [
+    "Node",
+    "NodeRecord",
+    "Path",
+    "Reserve",
+    "Status",
+    "Tree",
+    "TreeRecord",
+    "grow",
+    "harvest",
+    "plant",
+    "record",
+    "resume",
+    "subtree",
+    "tree_hash",
+]

@@ -5,56 +5,62 @@ node; whoever expands wakes those who wait, also when the call fails or is cance
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from tsd.protocols import Engine
-from tsd.search.selection import select
-from tsd.search.tree import Node, Status, Tree
+from tsd.search.node import Node, Status
+from tsd.search.selection import descend
+from tsd.search.tree import Tree
+
+MAX_RESELECTIONS = 4
+"""Times a simulation looks for another leaf, under `reselect`, before it waits after all."""
 
 
 async def search(tree: Tree, engine: Engine) -> None:
     """Simulations until the tree is done."""
     while tree.begin():
+        num_expansions = tree.num_expansions
         await simulate(tree, engine)
-        # A simulation that met only ended nodes awaited nothing; the loop must still turn.
-        await asyncio.sleep(0)
+        if tree.num_expansions == num_expansions:
+            # A simulation that met only ended nodes awaited nothing; the loop must still turn.
+            await asyncio.sleep(0)
 
 
 async def simulate(tree: Tree, engine: Engine) -> None:
-    """One simulation: from the root to a leaf, its evaluation, and the backup of that evaluation."""
-    path = [tree.root]
-    tree.mark(tree.root)
+    """One simulation: from the root to a leaf, its evaluation, and the backup of that evaluation.
+
+    At a node that another agent is expanding it waits and descends further (`wait`), or starts again from the root
+    (`reselect`): the path given up stays marked until the simulation's end, so that the next one leads elsewhere.
+    """
+    paths = [tree.enter()]
     try:
-        value = await _descend(tree, engine, path)
-        tree.backup(path, value)
-    finally:
-        tree.unmark(path)
-
-
-async def _descend(tree: Tree, engine: Engine, path: list[Node]) -> float:
-    """Follows the best children, marking them, to an ended node or to one it expands itself; returns its value."""
-    while True:
-        node = path[-1]
-        if node.status is not Status.OPEN:
-            return node.end_value
-        if node.children:
-            child = select(node, tree.config)
-            tree.mark(child)
-            path.append(child)
-        elif node.expanding is not None:
+        while True:
+            path = paths[-1]
+            node = descend(tree, path)
+            if node.status is not Status.OPEN:
+                tree.backup(path, node.end_value)
+                return
+            if not node.expanding:
+                tree.backup(path, await _expand(tree, engine, path))
+                return
             tree.num_collisions += 1
-            await node.expanding.wait()
-        else:
-            return await _expand(tree, engine, node)
+            if tree.config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
+                paths.append(tree.enter())
+            else:
+                await tree.expanded(node)
+    finally:
+        for path in paths:
+            tree.unmark(path)
 
 
-async def _expand(tree: Tree, engine: Engine, node: Node) -> float:
-    """One engine call: the node's children and its value."""
-    node.expanding = asyncio.Event()
+async def _expand(tree: Tree, engine: Engine, path: Sequence[Node]) -> float:
+    """One engine call: the children and the value of the path's last node."""
+    node, config = path[-1], tree.config
+    tree.claim(node)
     try:
-        max_tokens = min(tree.config.max_step_tokens, tree.room(node))
-        expansion = await engine.expand(tree.state(node), tree.config.num_samples, max_tokens)
+        max_tokens = min(config.max_step_tokens, config.max_path_tokens - node.num_path_tokens)
+        expansion = await engine.expand(tree.tokens(path), config.num_samples, max_tokens)
         tree.expand(node, expansion)
         return expansion.value
     finally:
-        node.expanding.set()
-        node.expanding = None
+        tree.release(node)

@@ -7,7 +7,8 @@ from typing import assert_never
 
 from tsd.config import HarvestConfig
 from tsd.protocols import Engine
-from tsd.search.tree import Node, Status, Tree
+from tsd.search.node import Node, Status
+from tsd.search.tree import Tree
 from tsd.types import Grade, Step
 
 
@@ -20,16 +21,19 @@ class Path:
 
 
 async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random.Random) -> list[Path]:
-    """The chosen path first, then up to `num_paths - 1` other finished ones, drawn evenly.
+    """The chosen path first, then up to `num_paths - 1` other finished ones; no two are equal.
 
     A chosen path that is not finished is finished by sampling the policy, then graded.
     """
     chosen = choose(tree, config)
     paths = [await _finished(tree, engine, chosen)]
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL and node is not chosen]
-    for node in rng.sample(ends, min(len(ends), config.num_paths - 1)):
+    rng.shuffle(ends)
+    if config.others == "best":
+        ends.sort(key=lambda node: -node.end_value)
+    for node in ends[: config.num_paths - 1]:
         assert node.grade is not None, "terminal nodes are graded on creation"
-        paths.append(Path(tree.steps(node), node.grade))
+        paths.append(Path(tuple(tree.steps(node)), node.grade))
     return paths
 
 
@@ -63,7 +67,7 @@ def _logprob(tree: Tree, node: Node) -> float:
 
 
 async def _finished(tree: Tree, engine: Engine, node: Node) -> Path:
-    steps = tree.steps(node)
+    steps = tuple(tree.steps(node))
     if node.grade is not None:
         return Path(steps, node.grade)
     (rest,) = await engine.sample(tree.state(node), 1, max(1, tree.room(node)))

@@ -1,43 +1,39 @@
-"""From K sampled steps to distinct children with priors. Knows nothing about trees."""
+"""From sampled steps to priors over the distinct ones. Knows nothing about trees but their nodes."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from tsd.types import Step
+from tsd.search.node import Node
 
 PriorKind = Literal["multiplicity", "softmax", "length-normalised"]
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """A distinct step and its share of the prior."""
-
-    step: Step
-    prior: float
-
-
-def merge(steps: Sequence[Step], kind: PriorKind) -> list[Merged]:
-    """Equal steps as one, in order of first appearance, their prior mass added; priors sum to 1."""
-    weights = _weights(steps, kind)
-    total = sum(weights)
-    first: dict[tuple[int, ...], Step] = {}
-    mass: dict[tuple[int, ...], float] = {}
-    for step, weight in zip(steps, weights, strict=True):
-        first.setdefault(step.tokens, step)
-        mass[step.tokens] = mass.get(step.tokens, 0.0) + weight / total
-    return [Merged(step, mass[tokens]) for tokens, step in first.items()]
-
-
-def _weights(steps: Sequence[Step], kind: PriorKind) -> list[float]:
-    """One weight a sample: how often it was drawn, its probability (the published choice), or that per token."""
+def set_priors(children: list[Node], kind: PriorKind) -> None:
+    """Each child's share: a weight for each time it was drawn. They sum to 1; the untouched go by falling prior."""
     if kind == "multiplicity":
-        return [1.0] * len(steps)
+        weights: Sequence[float] = [child.num_drawn for child in children]
+    else:
+        weights = _by_probability(children, kind)
+    total = sum(weights)
+    for child, weight in zip(children, weights, strict=True):
+        child.prior = weight / total
+    if min(weights) < max(weights):
+        order(children)
+
+
+def order(children: list[Node]) -> None:
+    """Puts children as `Node.children` wants them."""
+    children.sort(key=lambda child: (not child.visits and not child.in_flight, -child.prior))
+
+
+def _by_probability(children: Sequence[Node], kind: Literal["softmax", "length-normalised"]) -> list[float]:
+    """A step's probability under the policy (the published choice), or that per token, once for each draw."""
+    steps = [child.step for child in children if child.step is not None]
     scores = [sum(step.logprobs) for step in steps]
     if kind == "length-normalised":
         scores = [score / len(step.tokens) for score, step in zip(scores, steps, strict=True)]
     elif kind != "softmax":
         assert_never(kind)
     highest = max(scores)
-    return [math.exp(score - highest) for score in scores]
+    return [child.num_drawn * math.exp(score - highest) for child, score in zip(children, scores, strict=True)]

@@ -1,49 +1,61 @@
-"""Which child a simulation descends to: pUCT (Silver et al., 2017), with visits in flight accounted for.
+"""Where a simulation goes: pUCT (Silver et al., 2017), with visits in flight accounted for.
 
 score = Q + c(s) * P * sqrt(sum over siblings of N + O) / (1 + N + O)
+
+Q with `wu-uct` (Liu et al., 2020) is that of completed visits alone; with `virtual-loss` each visit in flight counts
+as `virtual_loss` visits lost at the worst reward, so that it never raises a Q, negative ones included. The first is
+the second with a weight of 0.
 """
 
-import math
-from typing import assert_never
+from math import inf, log, sqrt
 
 from tsd.config import SearchConfig
-from tsd.search.tree import WORST_REWARD, Node
+from tsd.search.node import WORST_REWARD, Node
+from tsd.search.tree import Tree
 
 
-def select(node: Node, config: SearchConfig) -> Node:
-    """The best-scoring child with something left below it; the first of equals with the largest prior."""
-    candidates = [child for child in node.children if not child.closed] or node.children
-    if len(candidates) == 1:
-        return candidates[0]
-    total = sum(child.visits + child.in_flight for child in node.children)
-    weight = exploration(total, config) * math.sqrt(max(1, total))
-    first_play = node.q - config.fpu_reduction
-    return max(candidates, key=lambda child: (score(child, weight, first_play, config), child.prior))
+def descend(tree: Tree, path: list[Node]) -> Node:
+    """From the path's end down the best children, each marked and appended, to a node to be evaluated.
 
-
-def score(child: Node, weight: float, first_play: float, config: SearchConfig) -> float:
-    """pUCT's score; `weight` is c(s) times the square root of the siblings' visits."""
-    exploit = exploitation(child, first_play, config)
-    return exploit + weight * child.prior / (1 + child.visits + child.in_flight)
+    Best: the highest score among children with something left below, the first of equals. This is the search's
+    hottest loop, so it is plain arithmetic on local names.
+    """
+    config, gumbel, low, scale = tree.config, tree.gumbel, tree.q_low, tree.q_scale
+    shared = tree.num_transpositions > 0
+    c, reduction, widen = config.c_puct, config.fpu_reduction, config.widen
+    loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
+    node = path[-1]
+    while node.children and not (widen and tree.widens(node)):
+        if gumbel is not None and node is tree.root:
+            best = gumbel.choose(node)
+        else:
+            # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
+            total = node.visits + node.in_flight - 2
+            weight = (c if not config.c_puct_base else exploration(total, config)) * sqrt(total if total > 1 else 1)
+            holder = node.twin or node
+            first_play = holder.value_sum / (holder.num_values or 1) - reduction
+            best, highest = node.children[0], -inf
+            for child in node.children:
+                if child.closed:
+                    continue
+                busy = child.in_flight
+                holder = child.twin or child
+                if num_values := holder.num_values + loss * busy:
+                    q = (holder.value_sum + loss * busy * WORST_REWARD) / num_values
+                else:
+                    q = first_play
+                score = (q - low) * scale + weight * child.prior / (1 + child.visits + busy)
+                if score > highest:
+                    best, highest = child, score
+                if not (num_values or busy or shared):
+                    break  # untouched, and so are those after it, which have no larger prior
+            # With all closed, for an agent that waited here while they were made, any of them ends its simulation.
+        best.in_flight += 1
+        path.append(best)
+        node = best
+    return node
 
 
 def exploration(total: int, config: SearchConfig) -> float:
-    """c(s): constant, or growing with the logarithm of the visits as in AlphaZero's published pseudocode."""
-    if not config.c_puct_base:
-        return config.c_puct
-    return config.c_puct + math.log((1 + total + config.c_puct_base) / config.c_puct_base)
-
-
-def exploitation(child: Node, first_play: float, config: SearchConfig) -> float:
-    """Q with visits in flight as the scheme sees them.
-
-    `wu-uct` (Liu et al., 2020): Q of completed visits alone. `virtual-loss`: each visit in flight counts as
-    `virtual_loss` visits lost at the worst reward, so that it never raises a Q, negative ones included.
-    """
-    if config.in_flight == "wu-uct":
-        return child.q if child.visits else first_play
-    if config.in_flight == "virtual-loss":
-        lost = config.virtual_loss * child.in_flight
-        num_visits = child.visits + lost
-        return (child.value_sum + lost * WORST_REWARD) / num_visits if num_visits else first_play
-    assert_never(config.in_flight)
+    """c(s) growing with the logarithm of the visits, as in AlphaZero's published pseudocode."""
+    return config.c_puct + log((1 + total + config.c_puct_base) / config.c_puct_base)

@@ -5,6 +5,8 @@ Reads the published data's own lines, `{"input":[5,13,5,9],"target":31}`. Knows 
 
 import hashlib
 import random
+import re
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated
@@ -13,9 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from tsd.protocols import PromptStyle, Split
-from tsd.tasks.arithmetic import Move, random_game
+from tsd.tasks.arithmetic import Move, apply, random_game
 from tsd.tasks.expression import evaluate
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Position, Problem
 
 LARGEST_NUMBER = 13
 LARGEST_TARGET = 2000
@@ -28,6 +30,13 @@ MAX_DRAWS = 200_000
 ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
 NEAREST_MISS_REWARD = 0.2
 """A wrong result is worth this at best, so that no near miss is mistaken for a solution."""
+
+NUMBER = "([0-9]{1,9})"
+STEP = re.compile(
+    rf"<step>\s*{NUMBER}\s*([-+*/])\s*{NUMBER}\s*=\s*{NUMBER}\s*(?:\||,\s*left:)\s*"
+    r"([0-9]{1,9}(?:[ ,]+[0-9]{1,9}){0,8})\s*</step>"
+)
+"""A step in either style: left operator right = result, and the numbers then on the table."""
 
 CHAT_PROMPT = """\
 Make {target} out of the numbers {numbers}. You may add, subtract, multiply and divide, and use each number at most \
@@ -114,6 +123,21 @@ class Countdown:
             return ILLEGAL
         return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
 
+    def read(self, problem: Problem, response: str) -> Position:
+        """Equal answers, and equal numbers on the table after the last step. Dead once a step breaks the rules."""
+        if (opening := response.rfind("<answer>")) >= 0:
+            return Position(key=response[opening:].replace(" ", ""))
+        table = Counter(question(problem).input)
+        for step in response.split("</step>")[:-1]:
+            found = STEP.fullmatch(f"{step.strip()}</step>")
+            if found is None:
+                return Position()
+            after = Counter(map(int, re.findall("[0-9]+", found[5])))
+            if after != _played(table, int(found[1]), found[2], int(found[3])):
+                return Position(dead=True)
+            table = after
+        return Position(key=" ".join(map(str, sorted(table.elements()))))
+
 
 def response(game: tuple[Move, ...]) -> str:
     """A game in the compact form that the tiny model writes."""
@@ -131,6 +155,12 @@ def random_response(problem: Problem, rng: random.Random) -> str:
     while game is None:
         game = random_game(question(problem).input, rng)
     return response(game)
+
+
+def _played(table: Counter[int], left: int, operator: str, right: int) -> Counter[int] | None:
+    """The table after a move; None where a number is not on it or the move is not allowed."""
+    result, used = apply(left, operator, right), Counter((left, right))
+    return None if result is None or not used <= table else table - used + Counter((result,))
 
 
 def _wanted(target: int, rng: random.Random) -> bool:

@@ -1,0 +1,201 @@
+"""Search on random games, with random faults: what must hold whatever happens, and what a second search says."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tests.fakes import ScriptedEngine, VirtualClockLoop, step
+from tests.oracle import oracle
+from tests.test_search import check_counts
+from tsd.config import SearchConfig
+from tsd.search import Status, Tree, grow, record, resume, tree_hash
+from tsd.search.agent import simulate
+from tsd.types import Expansion, Grade, Position
+
+BASE = SearchConfig(simulations=60, max_depth=5, stop_when_solved=False)
+
+
+def game(seed: int, width: int = 4, end_share: float = 0.2) -> Any:
+    """A random tree of steps, the same for the same seed: `width` samples from each state, some of them equal."""
+
+    def script(state: tuple[int, ...]) -> Expansion:
+        rng = random.Random(f"{seed} {state}")
+        steps = [
+            step(rng.randrange(5), finish="end" if rng.random() < end_share else "step", logprob=-rng.random() - 0.1)
+            for _ in range(width)
+        ]
+        # The same tokens end the same way.
+        finish = {one.tokens: one.finish for one in steps}
+        return Expansion(rng.uniform(-1, 1), tuple(step(*one.tokens, finish=finish[one.tokens]) for one in steps))
+
+    return script
+
+
+def grade_of(seed: int) -> Any:
+    def grade(tokens: Sequence[int]) -> Grade:
+        reward = random.Random(f"grade {seed} {tuple(tokens)}").uniform(-1, 0.99)
+        return Grade(reward, False, True)
+
+    return grade
+
+
+def read(tokens: Sequence[int]) -> Position:
+    """States are equal where their tokens sum to the same: cycles among them, since a token may be 0."""
+    return Position(key=str(sum(tokens) % 7))
+
+
+def grown(tree: Tree, seed: int, end_share: float = 0.2) -> str:
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        return runner.run(grow(tree, ScriptedEngine(game(seed, end_share=end_share), latency_s=1.0)))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 80), st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0.0, 0.2]))
+@settings(max_examples=60, deadline=None)
+def test_one_agent_equals_a_search_written_separately(seed: int, simulations: int, c: float, reduction: float) -> None:
+    config = replace(BASE, agents=1, simulations=simulations, c_puct=c, fpu_reduction=reduction)
+    tree = Tree((7,), grade_of(seed), config)
+    grown(tree, seed)
+    expected = oracle(
+        (7,),
+        game(seed),
+        lambda tokens: grade_of(seed)(tokens).reward,
+        simulations=simulations,
+        c_puct=c,
+        fpu_reduction=reduction,
+        max_depth=config.max_depth,
+    )
+    found = {tree.response(node): (node.visits, node.q) for node in tree.root.walk() if node.visits}
+    assert found.keys() == expected.keys()
+    for state, (visits, q) in expected.items():
+        assert found[state][0] == visits
+        assert found[state][1] == pytest.approx(q)
+
+
+settings_of_search = st.builds(
+    lambda **changes: replace(BASE, **changes),
+    agents=st.sampled_from([1, 3, 16]),
+    simulations=st.integers(1, 120),
+    in_flight=st.sampled_from(["wu-uct", "virtual-loss"]),
+    collision=st.sampled_from(["wait", "reselect"]),
+    prior=st.sampled_from(["multiplicity", "softmax", "length-normalised"]),
+    root=st.sampled_from(["puct", "gumbel"]),
+    root_noise=st.sampled_from([0.0, 0.25]),
+    min_max_q=st.booleans(),
+    widen=st.booleans(),
+    transpositions=st.booleans(),
+)
+
+
+@given(st.integers(0, 10**6), settings_of_search)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_counts_add_up_under_every_setting_and_the_same_seed_gives_the_same_tree(
+    seed: int, config: SearchConfig
+) -> None:
+    trees = [Tree((7,), grade_of(seed), config, read=read, seed=seed) for _ in range(2)]
+    for tree in trees:
+        grown(tree, seed)
+        check_counts(tree)
+        assert tree.num_simulations <= config.simulations
+        assert tree.root.visits == tree.num_simulations
+        for node in tree.root.walk():
+            assert -1.0 - 1e-9 <= node.q <= 1.0 + 1e-9
+            if node.children:
+                assert sum(child.prior for child in node.children) == pytest.approx(1.0)
+    assert tree_hash(trees[0]) == tree_hash(trees[1])
+
+
+@given(st.integers(0, 10**6), settings_of_search)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_saved_tree_is_the_same_when_it_is_read_back(seed: int, config: SearchConfig) -> None:
+    tree = Tree((7,), grade_of(seed), config, read=read, seed=seed)
+    grown(tree, seed)
+    again = resume(record(tree), grade_of(seed), config, read=read, seed=seed)
+    assert tree_hash(again) == tree_hash(tree)
+    assert record(again) == record(tree)
+    assert [node.closed for node in again.root.walk()] == [node.closed for node in tree.root.walk()]
+
+
+def test_a_resumed_tree_grows_on_as_if_it_had_never_stopped() -> None:
+    config = replace(BASE, agents=1, simulations=120, max_depth=30)
+    whole, half = (Tree((7,), grade_of(3), replace(config, simulations=n)) for n in (120, 50))
+    grown(whole, 3, end_share=0.05)
+    grown(half, 3, end_share=0.05)
+    rest = resume(record(half), grade_of(3), config)
+    grown(rest, 3, end_share=0.05)
+    assert rest.num_simulations == 120
+    assert tree_hash(rest) == tree_hash(whole)
+
+
+class Chaos:
+    """An engine that fails, or has its callers cancelled, at random moments, and counts what it was asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.script = random.Random(seed), game(seed, end_share=0.05)
+        self.num_faults = self.num_open = self.num_answers = 0
+
+    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+        self.num_open += 1
+        try:
+            await asyncio.sleep(self.rng.random())
+            if self.rng.random() < 0.15:
+                self.num_faults += 1
+                raise RuntimeError("engine fault")
+            self.num_answers += 1
+            answer: Expansion = self.script(tuple(state))
+            return answer
+        finally:
+            self.num_open -= 1
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("collision", ["wait", "reselect"])
+@pytest.mark.parametrize("transpositions", [False, True])
+def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(
+    collision: Any, transpositions: bool
+) -> None:
+    """The figure of the README: 10,000 faults over 200 trees, in four parts of 50 trees."""
+    num_faults = 0
+
+    async def agent(tree: Tree, engine: Chaos) -> None:
+        nonlocal num_faults
+        while tree.begin():
+            running = asyncio.ensure_future(simulate(tree, engine))  # type: ignore[arg-type]
+            if engine.rng.random() < 0.2:
+                asyncio.get_running_loop().call_later(engine.rng.random(), running.cancel)
+            try:
+                await running
+            except RuntimeError:
+                num_faults += 1
+            except asyncio.CancelledError:
+                num_faults += 1
+            else:
+                completed.append(1)
+
+    for seed in range(50):
+        completed: list[int] = []
+        config = replace(
+            BASE, agents=16, simulations=250, max_depth=30, collision=collision, transpositions=transpositions
+        )
+        tree, engine = Tree((7,), grade_of(seed), config, read=read, seed=seed), Chaos(seed)
+
+        async def run(tree: Tree = tree, engine: Chaos = engine) -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(16):
+                    group.create_task(agent(tree, engine))
+
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            runner.run(run())
+        check_counts(tree)
+        assert tree.root.visits == len(completed), "a backup was lost or doubled"
+        assert engine.num_open == tree.num_expanding == 0, "a request leaked"
+        assert tree.num_expansions == sum(node.value is not None for node in tree.root.walk())
+        assert all(node.status is Status.OPEN for node in tree.root.walk() if node.children)
+        assert not tree._arrivals
+    print(f"\n{num_faults} faults over 50 trees ({collision}, transpositions {transpositions})")
+    assert num_faults >= 2_500

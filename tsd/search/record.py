@@ -1,0 +1,179 @@
+"""A tree as data: to write as JSON, to compare, to resume, to look at, or to learn from. Knows nothing about files.
+
+Nodes come parents first, so the list is a trie of the sampled tokens with what search and policy said of each.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tsd.config import SearchConfig
+from tsd.search.node import Node, Status
+from tsd.search.prior import set_priors
+from tsd.search.tree import Tree
+from tsd.types import Finish, Grade, Position, Step
+
+NO_PARENT = -1
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One node. `tokens`, `logprobs` and `values` are its own step's, empty at the root."""
+
+    parent: int
+    """Its place in the list; NO_PARENT at the root."""
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[float, ...] = ()
+    """Behaviour logprobs."""
+    values: tuple[float, ...] = ()
+    finish: Finish = "step"
+    version: int = 0
+    """The policy that sampled it."""
+    born: int = 0
+    """Expansions of the tree before the one that made it: the order of growth."""
+    status: Status = Status.OPEN
+    grade: Grade | None = None
+    prior: float = 1.0
+    num_drawn: int = 0
+    visits: int = 0
+    value_sum: float = 0.0
+    num_values: int = 0
+    q: float = 0.0
+    value: float | None = None
+    twin: int | None = None
+    """The place of the node that holds value_sum for both."""
+
+
+class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole tree at rest."""
+
+    prompt: tuple[int, ...]
+    nodes: tuple[NodeRecord, ...]
+    num_simulations: int
+    num_expansions: int
+    num_generated: int
+    solved: bool
+    prompt_text: str = ""
+
+
+def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "") -> TreeRecord:
+    """The tree as data; `decode` adds each step's text."""
+    place: dict[Node, int] = {node: i for i, node in enumerate(tree.root.walk())}
+    nodes = tuple(_node_record(node, place, decode) for node in place)
+    return TreeRecord(
+        prompt=tree.prompt,
+        prompt_text=decode(tree.prompt),
+        nodes=nodes,
+        num_simulations=tree.num_simulations,
+        num_expansions=tree.num_expansions,
+        num_generated=tree.num_generated,
+        solved=tree.solved,
+    )
+
+
+def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[int]], str]) -> NodeRecord:
+    step = node.step or Step((), (), (), "step", 0)
+    return NodeRecord(
+        parent=NO_PARENT if node.parent is None else place[node.parent],
+        tokens=step.tokens,
+        text=decode(step.tokens),
+        logprobs=tuple(step.logprobs),
+        values=tuple(step.values),
+        finish=step.finish,
+        version=step.version,
+        born=node.born,
+        status=node.status,
+        grade=node.grade,
+        prior=node.prior,
+        num_drawn=node.num_drawn,
+        visits=node.visits,
+        value_sum=node.value_sum,
+        num_values=node.num_values,
+        q=node.q,
+        value=node.value,
+        twin=None if node.twin is None else place[node.twin],
+    )
+
+
+def resume(
+    saved: TreeRecord,
+    grade: Callable[[Sequence[int]], Grade],
+    config: SearchConfig,
+    *,
+    read: Callable[[Sequence[int]], Position] | None = None,
+    seed: int = 0,
+) -> Tree:
+    """The tree as it was, to be grown on: up to `config.simulations`, those it has had included.
+
+    Raises ValueError for a list of nodes that is no tree.
+    """
+    tree = Tree(saved.prompt, grade, config, read=read, seed=seed)
+    nodes: list[Node] = []
+    for i, saved_node in enumerate(saved.nodes):
+        if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
+            raise ValueError(f"node {i} names {saved_node.parent} as its parent; expected a node before it")
+        nodes.append(_node(saved_node, nodes, tree.root))
+    for node, saved_node in zip(nodes, saved.nodes, strict=True):
+        node.twin = None if saved_node.twin is None else nodes[saved_node.twin]
+    for node in reversed(nodes):
+        node.closed = node.status is not Status.OPEN or (
+            bool(node.children) and all(child.closed for child in node.children)
+        )
+    tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
+    tree.num_expansions, tree.num_generated, tree.solved = saved.num_expansions, saved.num_generated, saved.solved
+    tree.num_transpositions = sum(node.twin is not None for node in nodes)
+    return tree
+
+
+def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
+    """A node with what was saved of it, hung below its parent."""
+    if saved.parent == NO_PARENT:
+        node = root
+    else:
+        parent = nodes[saved.parent]
+        step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
+        node = Node(parent, step, parent.depth + 1, parent.num_path_tokens + len(saved.tokens), saved.born)
+        parent.children = [*parent.children, node]
+    for name in ("status", "grade", "prior", "num_drawn", "visits", "value_sum", "num_values", "value"):
+        setattr(node, name, getattr(saved, name))
+    return node
+
+
+def subtree(tree: Tree, node: Node) -> Tree:
+    """The part below a node as a tree of its own, which keeps what was found there: search goes on from that step.
+
+    The first tree gives the node up. Raises ValueError for a node at which the response has ended.
+    """
+    if node.status is not Status.OPEN:
+        raise ValueError(f"nothing follows a {node.status.value} step; choose an open one")
+    before = tree.response(node)
+    new = Tree(tree.state(node), lambda tokens: tree.grade(before + tuple(tokens)), tree.config)
+    read = tree.read
+    new.read = None if read is None else lambda tokens: read(before + tuple(tokens))
+    if node.parent is not None:
+        siblings = [child for child in node.parent.children if child is not node]
+        if siblings:
+            set_priors(siblings, tree.config.prior)
+        node.parent.children = siblings
+    depth, num_tokens = node.depth, node.num_path_tokens
+    below = list(node.walk())
+    for one in below:
+        one.depth -= depth
+        one.num_path_tokens -= num_tokens
+        if one.twin is not None:
+            one.value_sum, one.num_values, one.twin = one.q * one.visits, one.visits, None
+    node.parent = node.step = None
+    new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
+    new.solved = any(one.status is Status.TERMINAL and one.end_value >= 1.0 for one in below)
+    return new
+
+
+def tree_hash(tree: Tree) -> str:
+    """A digest of every step, visit, value and status: equal for equal trees, on any machine."""
+    digest = hashlib.blake2b(digest_size=8)
+    for node in tree.root.walk():
+        tokens = node.step.tokens if node.step else ()
+        seen = (node.depth, tokens, node.visits, round(node.value_sum, 6), round(node.prior, 6), node.status.value)
+        digest.update(repr(seen).encode())
+    return digest.hexdigest()
