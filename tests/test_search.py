@@ -272,7 +272,7 @@ def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_f
 
 
 def mock_tree(agents: int, seed: int = 0) -> Tree:
-    config = SearchConfig(agents=agents, simulations=60, c_puct=0.5, stop_when_solved=False)
+    config = SearchConfig(agents=agents, simulations=24, c_puct=0.5, widen=False, stop_when_solved=False)
     tree = countdown_tree(make_problem((5, 13, 5, 9), 31), config)
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01, seed=seed)))

@@ -112,7 +112,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     root_noise_alpha: Positive = 0.3
     """Its concentration."""
     widen: bool = False
-    """Sample a state anew, at each doubling of its visits, as long as all its samples were one and the same step."""
+    """Sample a state anew where all its samples were one and the same step, at each doubling of its visits, and where
+    everything below it is searched, as long as other steps are likely."""
     transpositions: bool = False
     """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False

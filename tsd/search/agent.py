@@ -31,6 +31,7 @@ async def simulate(tree: Tree, engine: Engine) -> None:
 
     At a node that another agent is expanding it waits and descends further (`wait`), or starts again from the root
     (`reselect`): the path given up stays marked until the simulation's end, so that the next one leads elsewhere.
+    Where the expansion left nothing to search below, it starts again too; what is known of ends is counted already.
     """
     paths = [tree.enter()]
     try:
@@ -48,6 +49,12 @@ async def simulate(tree: Tree, engine: Engine) -> None:
                 paths.append(tree.enter())
             else:
                 await tree.expanded(node)
+                if node.closed or node.spent:
+                    tree.unmark(paths.pop())
+                    paths.append(tree.enter())
+                if tree.root.closed:
+                    tree.num_simulations -= 1  # nothing was left for this one
+                    return
     finally:
         for path in paths:
             tree.unmark(path)

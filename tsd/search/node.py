@@ -57,6 +57,8 @@ class Node(msgspec.Struct, eq=False):
     """Those that simulations have come to first, then the untouched ones by falling prior."""
     closed: bool = False
     """Nothing below is left to search."""
+    spent: bool = False
+    """Its children are all closed, but sampling it again may find others: that is what its next visit does."""
     expanding: bool = False
     """One agent is expanding this node; others wait for it."""
 

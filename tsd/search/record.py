@@ -117,9 +117,9 @@ def resume(
     for node, saved_node in zip(nodes, saved.nodes, strict=True):
         node.twin = None if saved_node.twin is None else nodes[saved_node.twin]
     for node in reversed(nodes):
-        node.closed = node.status is not Status.OPEN or (
-            bool(node.children) and all(child.closed for child in node.children)
-        )
+        node.closed = node.status is not Status.OPEN
+        if node.children:
+            tree.close(node)
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated, tree.solved = saved.num_expansions, saved.num_generated, saved.solved
     tree.num_transpositions = sum(node.twin is not None for node in nodes)

@@ -22,12 +22,16 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     """
     config, gumbel, low, scale = tree.config, tree.gumbel, tree.q_low, tree.q_scale
     shared = tree.num_transpositions > 0
-    c, reduction, widen = config.c_puct, config.fpu_reduction, config.widen
+    c, reduction = config.c_puct, config.fpu_reduction
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     node = path[-1]
-    while node.children and not (widen and tree.widens(node)):
+    while node.children and not node.spent:
         if gumbel is not None and node is tree.root:
             best = gumbel.choose(node)
+        elif len(node.children) == 1:
+            if tree.widens(node):
+                break
+            best = node.children[0]
         else:
             # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
             total = node.visits + node.in_flight - 2
@@ -49,7 +53,6 @@ def descend(tree: Tree, path: list[Node]) -> Node:
                     best, highest = child, score
                 if not (num_values or busy or shared):
                     break  # untouched, and so are those after it, which have no larger prior
-            # With all closed, for an agent that waited here while they were made, any of them ends its simulation.
         best.in_flight += 1
         path.append(best)
         node = best

@@ -136,7 +136,7 @@ class Tree:
 
     def widens(self, node: Node) -> bool:
         """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
-        if len(node.children) != 1 or node.expanding:
+        if not self.config.widen or node.expanding:
             return False
         num_draws = max(1, node.children[0].num_drawn // self.config.num_samples)
         return node.visits >= 1 << num_draws
@@ -191,6 +191,7 @@ class Tree:
         """Gives a node its value and children. Equal samples become one child with their prior mass added."""
         if node.value is None:
             node.value = expansion.value
+        node.spent = False
         found = {child.step.tokens: child for child in node.children if child.step} if node.children else {}
         children, depth, num_path_tokens = list(found.values()), node.depth + 1, node.num_path_tokens
         for step in expansion.steps:
@@ -210,7 +211,7 @@ class Tree:
         if node is self.root and self.config.root_noise:
             self._add_noise(children)
         self.num_expansions += 1
-        self._close(node)
+        self.close(node)
 
     def _settle(self, child: Node, step: Step) -> None:
         """A new node's status: whether anything may follow it."""
@@ -272,11 +273,18 @@ class Tree:
         self.q_low = low
         self.q_scale = 1.0 / (self._q_high - low) if self._q_high > low else 1.0
 
-    def _close(self, node: Node | None) -> None:
-        """Closes nodes upward as long as nothing is left below them."""
+    def close(self, node: Node | None) -> None:
+        """Closes nodes upward as long as nothing is left below them.
+
+        Where widening is on, a node of which some sample was drawn but once is spent instead: the share of such samples
+        is the chance that another one would be new (Good, 1953).
+        """
         while node is not None:
             for child in node.children:
                 if not child.closed:
                     return
+            if self.config.widen and any(child.num_drawn == 1 for child in node.children):
+                node.spent = True
+                return
             node.closed = True
             node = node.parent
