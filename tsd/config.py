@@ -111,7 +111,7 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Share of Dirichlet noise in the root's prior."""
     root_noise_alpha: Positive = 0.3
     """Its concentration."""
-    widen: bool = False
+    widen: bool = True
     """Sample a state anew where all its samples were one and the same step, at each doubling of its visits, and where
     everything below it is searched, as long as other steps are likely."""
     transpositions: bool = False

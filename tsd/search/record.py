@@ -140,15 +140,15 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
     return node
 
 
-def subtree(tree: Tree, node: Node) -> Tree:
+def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
     """The part below a node as a tree of its own, which keeps what was found there: search goes on from that step.
 
-    The first tree gives the node up. Raises ValueError for a node at which the response has ended.
+    Its budget counts the visits the node has had. The first tree gives the node up. Raises ValueError for a node at which the response has ended.
     """
     if node.status is not Status.OPEN:
         raise ValueError(f"nothing follows a {node.status.value} step; choose an open one")
     before = tree.response(node)
-    new = Tree(tree.state(node), lambda tokens: tree.grade(before + tuple(tokens)), tree.config)
+    new = Tree(tree.state(node), lambda tokens: tree.grade(before + tuple(tokens)), config)
     read = tree.read
     new.read = None if read is None else lambda tokens: read(before + tuple(tokens))
     if node.parent is not None:
