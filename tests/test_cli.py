@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from tsd.bench.show import COLUMNS
 from tsd.cli import app, exit_code
 
-COMMANDS = ("launch", "eval", "bench-search", "warmstart", "data")
+COMMANDS = ("launch", "eval", "solve", "bench-search", "warmstart", "data")
 MODEL = "builtin:countdown-tiny"
 LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'
 
@@ -49,6 +49,9 @@ def test_each_command_has_help_with_examples(command: str, capsys: pytest.Captur
         (("eval", "--model", MODEL, "--data", "/nowhere.jsonl"), "error: cannot read /nowhere.jsonl: No such file"),
         (("eval", "--model", MODEL, "--data", "x", "--temperature", "0"), "evaluate.temperature"),
         (("eval", "--model", MODEL, "--data", "x", "--set", "evaluate.kk=1"), "unknown field `kk`"),
+        (("solve", "5 13 5 = x"), "or 5 13 5 9 = 31, found '5 13 5 = x'"),
+        (("solve", "5 13 5 9 = 31", "--resume", "/nowhere.json"), "error: cannot read /nowhere.json: No such file"),
+        (("solve", "5 13 5 9 = 31", "--resume", "/etc/hostname"), "is no tree that `tsd solve --tree` wrote"),
         (("bench-search", "--agents", "1,x"), "error: --agents '1,x': expected a number from 1 up"),
         (("bench-search", "--trees", "0"), "error: --trees '0': expected a number from 1 up"),
         (("bench-search", "--set", "search.agent=1"), "unknown field `agent`"),
@@ -186,3 +189,30 @@ def test_warmstart_makes_a_model_that_loads(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("step 1/1  loss ")
     assert AutoModelForCausalLM.from_pretrained(str(out)).config.model_type == "qwen2"
     assert tsd("warmstart", "--out", str(out), "--steps", "1") == 2
+
+
+def test_solve_prints_the_best_path_and_writes_a_tree_that_can_be_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree, problem = tmp_path / "tree.json", "5 13 5 9 = 1000"
+    options = ("--engine", "mock", "--tree", str(tree), "--json")
+    assert tsd("solve", problem, "--simulations", "20", *options) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["num_simulations"], first["ended_by"], first["grade"]["exact"]) == (20, "simulations", False)
+    assert first["steps"][-1].endswith("</answer>")
+    saved = json.loads(tree.read_text())
+    assert len(saved["nodes"]) == first["num_nodes"]
+    assert saved["nodes"][1]["text"].startswith("<step>")
+    assert tsd("solve", problem, "--simulations", "30", "--resume", str(tree), *options) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["num_simulations"] == 30
+    assert again["num_nodes"] > first["num_nodes"]
+    assert tsd("solve", "5 13 5 9 = 7", "--resume", str(tree), *options) == 2
+    assert "the saved tree is of another problem or model" in capsys.readouterr().err
+
+
+def test_solve_searches_with_a_real_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tsd("solve", "2 3 4 5 = 14", "--simulations", "200") == 0
+    text = capsys.readouterr().out
+    assert "solved; search ended by: solved" in text
+    assert "<answer>" in text

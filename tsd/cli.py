@@ -160,6 +160,36 @@ def evaluate(
     print(as_json(result) if json else describe(result))
 
 
+@app.command()
+def solve(
+    problem: Annotated[str, typer.Argument(help='Such as "5 13 5 9 = 31", or a line of a problem file.')],
+    model: Model = BUILTIN_MODEL,
+    engine: Annotated[Literal["torch", "vllm", "mock"], typer.Option(help="What generates.")] = "torch",
+    simulations: Annotated[
+        int, typer.Option(min=1, help="Budget; with --resume, what the tree has had included.")
+    ] = 400,
+    tree: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the whole tree as JSON.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="FILE", help="Go on with a tree that --tree wrote.")] = None,
+    seed: Seed = 0,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Answer one problem with search, and print the best path found.
+
+    Examples:
+
+    - `tsd solve "5 13 5 9 = 31"`
+
+    - `tsd solve "5 13 5 9 = 31" --tree tree.json`, then `--resume tree.json --simulations 1600`
+    """
+    from tsd.commands import as_json, describe_solution, setting, solve_problem
+
+    options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
+    settings = [setting(key, value) for key, value in options.items()]
+    solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
+    print(as_json(solution) if json else describe_solution(solution))
+
+
 @app.command("bench-search")
 def bench_search(
     engine: Annotated[

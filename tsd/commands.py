@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ from tsd.config import load_config
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.model.files import model_path
 from tsd.protocols import Split, Task
+from tsd.solve import Solution, read_tree, solve
 from tsd.tasks import make_task
 from tsd.types import Problem
 from tsd.warmstart import WarmstartConfig, warmstart
@@ -136,6 +138,30 @@ def counts(option: str, text: str) -> tuple[int, ...]:
     if not all(item.isascii() and item.isdigit() and int(item) > 0 for item in items):
         raise ValueError(f"{option} {text!r}: expected a number from 1 up, or several with commas, such as 1,16")
     return tuple(map(int, items))
+
+
+def solve_problem(settings: Sequence[str], text: str, tree: Path | None, resume: Path | None) -> Solution:
+    """`tsd solve`, and the tree written where it is wanted. Raises ValueError for what cannot be read or written."""
+    config = load_config(None, settings)
+    if config.engine.kind in ("torch", "vllm"):
+        config = replace(config, task=replace(config.task, style=_style(model_path(config.model.path))))
+    transformers_logging.disable_progress_bar()
+    solution, grown = _run(solve(config, text, read_tree(resume) if resume else None))
+    if tree:
+        tree.write_bytes(msgspec.json.format(msgspec.json.encode(grown), indent=1))
+    return solution
+
+
+def describe_solution(solution: Solution) -> str:
+    """A solution for people."""
+    verdict = "solved" if solution.grade.exact else f"not solved, reward {solution.grade.reward:.2f}"
+    return "\n".join(
+        (
+            *solution.steps,
+            f"{verdict}; search ended by: {solution.ended_by}; {solution.num_simulations} simulations, "
+            f"{solution.num_nodes} nodes, {solution.generated_tokens:,} tokens",
+        )
+    )
 
 
 def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threads: int) -> Iterator[str]:

@@ -143,7 +143,9 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
 def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
     """The part below a node as a tree of its own, which keeps what was found there: search goes on from that step.
 
-    Its budget counts the visits the node has had. The first tree gives the node up. Raises ValueError for a node at which the response has ended.
+    Its budget counts the visits the node has had. The first tree gives the node up.
+
+    Raises ValueError for a node at which the response has ended.
     """
     if node.status is not Status.OPEN:
         raise ValueError(f"nothing follows a {node.status.value} step; choose an open one")

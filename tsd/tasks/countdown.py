@@ -31,6 +31,8 @@ ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
 NEAREST_MISS_REWARD = 0.2
 """A wrong result is worth this at best, so that no near miss is mistaken for a solution."""
 
+PLAIN = re.compile(r"\s*([0-9]{1,9}(?:[ ,]+[0-9]{1,9}){0,8})\s*=\s*(-?[0-9]{1,9})\s*")
+"""A problem as people type it: `5 13 5 9 = 31`."""
 NUMBER = "([0-9]{1,9})"
 STEP = re.compile(
     rf"<step>\s*{NUMBER}\s*([-+*/])\s*{NUMBER}\s*=\s*{NUMBER}\s*(?:\||,\s*left:)\s*"
@@ -75,10 +77,15 @@ class Countdown:
         self.num_numbers = num_numbers
 
     def parse(self, line: str) -> Problem:
+        plain = PLAIN.fullmatch(line)
+        if plain is not None:
+            line = f'{{"input":[{",".join(plain[1].replace(",", " ").split())}],"target":{plain[2]}}}'
         try:
             asked = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            raise ValueError(f'expected {{"input":[5,13,5,9],"target":31}}, found {line[:80]!r}: {error}') from None
+            raise ValueError(
+                f'expected {{"input":[5,13,5,9],"target":31}} or 5 13 5 9 = 31, found {line[:80]!r}: {error}'
+            ) from None
         return make_problem(asked.input, asked.target)
 
     def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:

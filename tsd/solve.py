@@ -1,0 +1,86 @@
+"""`tsd solve`: one problem answered with search; what it found, and the whole tree for whoever wants to look.
+
+Knows nothing about training: the model stays as it is.
+"""
+
+import random
+from collections.abc import Coroutine
+from pathlib import Path
+
+import msgspec
+
+from tsd.config import Config, HarvestConfig
+from tsd.engine import Generation, make_engine
+from tsd.model.files import model_path
+from tsd.protocols import TextCodec
+from tsd.search import Path as SearchPath
+from tsd.search import Tree, TreeRecord, grow, harvest, plant, record, resume
+from tsd.tasks import make_task
+from tsd.types import Grade, Problem
+
+CHOSEN = HarvestConfig(choose="reward", num_paths=1)
+
+
+class Solution(msgspec.Struct, frozen=True, kw_only=True):
+    """The best path that search found."""
+
+    problem: str
+    steps: tuple[str, ...]
+    """Its text, step by step; the last one holds the answer."""
+    grade: Grade
+    ended_by: str
+    """Why search stopped: `solved`, `exhausted`, or the budget that was used up."""
+    num_simulations: int
+    num_expansions: int
+    num_nodes: int
+    generated_tokens: int
+
+
+def solve(
+    config: Config, text: str, saved: TreeRecord | None = None
+) -> Coroutine[None, None, tuple[Solution, TreeRecord]]:
+    """Reads problem and model, and returns the search to be awaited; `saved` is a tree to go on with.
+
+    Raises ValueError for a problem the task cannot read, or a tree of another one.
+    """
+    task = make_task(config.task)
+    problem = task.parse(text)
+    directory = None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
+    tree = plant(problem, task, generation.codec, config.task.style, config.search, seed=config.seed)
+    if saved is not None:
+        if saved.prompt != tree.prompt:
+            raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
+        tree = resume(saved, tree.grade, config.search, read=tree.read, seed=config.seed)
+    return _search(config, problem, tree, generation)
+
+
+async def _search(config: Config, problem: Problem, tree: Tree, generation: Generation) -> tuple[Solution, TreeRecord]:
+    async with generation.engine as engine:
+        ended_by = await grow(tree, engine)
+        (path,) = await harvest(tree, engine, CHOSEN, random.Random(config.seed))
+    codec = generation.codec
+    return _solution(problem, tree, path, codec, ended_by), record(tree, codec.decode)
+
+
+def _solution(problem: Problem, tree: Tree, path: SearchPath, codec: TextCodec, ended_by: str) -> Solution:
+    return Solution(
+        problem=problem.text,
+        steps=tuple(codec.decode(step.tokens) for step in path.steps),
+        grade=path.grade,
+        ended_by=ended_by,
+        num_simulations=tree.num_simulations,
+        num_expansions=tree.num_expansions,
+        num_nodes=tree.num_nodes,
+        generated_tokens=tree.num_generated,
+    )
+
+
+def read_tree(path: Path) -> TreeRecord:
+    """A tree that `tsd solve --tree` wrote. Raises ValueError naming the file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TreeRecord)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is no tree that `tsd solve --tree` wrote: {error}") from None
