@@ -13,6 +13,10 @@ def set_priors(children: list[Node], kind: PriorKind) -> None:
     """Each child's share: a weight for each time it was drawn. They sum to 1; the untouched go by falling prior."""
     if kind == "multiplicity":
         weights: Sequence[float] = [child.num_drawn for child in children]
+        if max(weights) == 1:
+            for child in children:
+                child.prior = 1 / len(children)
+            return
     else:
         weights = _by_probability(children, kind)
     total = sum(weights)

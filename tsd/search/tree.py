@@ -194,14 +194,16 @@ class Tree:
         node.spent = False
         found = {child.step.tokens: child for child in node.children if child.step} if node.children else {}
         children, depth, num_path_tokens = list(found.values()), node.depth + 1, node.num_path_tokens
+        born, may_end = self.num_expansions, self.read is not None or depth >= self.config.max_depth
         for step in expansion.steps:
             tokens = step.tokens
             self.num_generated += len(tokens)
             child = found.get(tokens)
             if child is None:
-                found[tokens] = child = Node(node, step, depth, num_path_tokens + len(tokens), self.num_expansions)
+                found[tokens] = child = Node(node, step, depth, num_path_tokens + len(tokens), born)
                 children.append(child)
-                self._settle(child, step)
+                if may_end or step.finish != "step" or child.num_path_tokens >= self.config.max_path_tokens:
+                    self._settle(child, step)
             else:
                 self.num_duplicates += 1
             child.num_drawn += 1
