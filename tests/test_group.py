@@ -73,4 +73,5 @@ def test_two_trainers_learn_what_one_learns(tmp_path: Path) -> None:
         assert np.abs(tensor - first[name]).mean() < 0.01 * learning_rate, name
     stats: list[list[dict[str, Any]]] = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0")]
     for one, other in zip(*stats, strict=True):
+        del one["ratio_quantiles"], other["ratio_quantiles"]  # of a rank's own tokens
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)

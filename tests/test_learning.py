@@ -1,6 +1,7 @@
 """Losses against hand-computed figures, batches against their trajectories, updates against the mathematics."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import torch
 from torch import Tensor
 
 from tsd.config import LossConfig
-from tsd.learn.batch import collate
+from tsd.learn.batch import MicroBatch, weigh
+from tsd.learn.batch import collate as collate_weighed
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group
-from tsd.learn.loss import kl_k3, policy_loss, value_loss
-from tsd.learn.update import Stats, score, update
+from tsd.learn.health import Stats, warnings
+from tsd.learn.loss import group_advantages, kl_loss, policy_loss, value_loss
+from tsd.learn.update import score, update
 from tsd.model.policy import Policy
 from tsd.model.tiny import tiny_model
 from tsd.types import Grade, Trajectory
 
+DEFAULT = LossConfig()
 HALF, DOUBLE = math.log(0.5), math.log(2.0)
 
 
@@ -38,6 +42,10 @@ def trajectory(
         grade=Grade(reward, reward == 1.0, True),
         num_generated=num_tokens,
     )
+
+
+def collate(trajectories: list[Trajectory], max_tokens: int) -> list[MicroBatch]:
+    return collate_weighed(weigh(trajectories), max_tokens)
 
 
 def policy(seed: int = 0) -> Policy:
@@ -69,7 +77,66 @@ def test_cispo_caps_the_ratio_but_keeps_every_gradient() -> None:
 def test_value_and_kl_losses_are_masked_sums() -> None:
     mask = torch.tensor([[True, False, True]])
     assert value_loss(row(0.5, 9.0, -1.0), row(1.0, 0.0, 1.0), mask).item() == pytest.approx(0.25 + 4.0)
-    assert kl_k3(row(0.0, 5.0, HALF), row(HALF, 0.0, HALF), mask).item() == pytest.approx(0.5 - 1 + DOUBLE)
+    logprobs, reference = row(0.0, 5.0, HALF), row(HALF, 0.0, HALF)
+    assert kl_loss(logprobs, reference, mask, "k1").item() == pytest.approx(DOUBLE)
+    assert kl_loss(logprobs, reference, mask, "k2").item() == pytest.approx(DOUBLE**2 / 2)
+    assert kl_loss(logprobs, reference, mask, "k3").item() == pytest.approx(0.5 - 1 + DOUBLE)
+
+
+def test_a_clipped_value_loss_takes_the_worse_of_the_two() -> None:
+    mask, values, old = torch.ones(1, 3, dtype=torch.bool), row(0.9, 0.2, 0.2), row(0.0, 0.0, 0.9)
+    returns = row(1.0, 1.0, 0.0)
+    # Kept within 0.5 of the old ones the values are 0.5, 0.2 and 0.4.
+    assert value_loss(values, returns, mask, old, 0.5).item() == pytest.approx(0.25 + 0.64 + 0.16)
+
+
+def test_a_sequence_ratio_is_the_mean_over_its_tokens_and_moves_each_of_them() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    logprobs = torch.tensor([[DOUBLE, 0.0, 9.0], [HALF, 9.0, 9.0]]).requires_grad_()
+    config = LossConfig(kind="ppo", ratio="sequence", clip_low=1.0, clip_high=9.0)
+    loss = policy_loss(logprobs, torch.zeros(2, 3), torch.ones(2, 3), mask, config)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(-2 * math.sqrt(2.0) - 0.5)
+    assert logprobs.grad is not None
+    assert logprobs.grad.flatten().tolist() == pytest.approx([-math.sqrt(2), -math.sqrt(2), 0, -0.5, 0, 0])
+
+
+def test_tokens_whose_ratio_is_far_off_may_be_left_out() -> None:
+    mask, zeros = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)
+    logprobs = row(DOUBLE, 0.0, -2 * DOUBLE)
+    for limit, expected in ((0.0, -2 * DOUBLE + 0.25 * 2 * DOUBLE), (3.0, -2 * DOUBLE), (1.5, 0.0)):
+        config = LossConfig(kind="cispo", ratio_mask=limit)
+        assert policy_loss(logprobs, zeros, torch.ones(1, 3), mask, config).item() == pytest.approx(expected)
+
+
+def test_group_advantages_are_normalised_within_each_group() -> None:
+    found = group_advantages([1.0, 5.0, -1.0, 2.0, 2.0], ["a", "b", "a", "c", "c"]).tolist()
+    half = math.sqrt(2) / 2
+    assert found == pytest.approx([half, 0.0, -half, 0.0, 0.0], abs=1e-3)
+
+
+def test_group_advantages_and_entropy_are_learned_from_when_asked_for() -> None:
+    trajectories = [trajectory(5, 8, seed=i, reward=1.0 - i) for i in range(2)]
+    config = LossConfig(advantage="group", c_entropy=0.1, c_value=0.0, c_kl=0.0)
+    stats = take_step(policy(), trajectories, 1000, config=config)
+    assert stats is not None
+    # Each group has one member, so that nothing but the entropy is left.
+    assert stats.policy_loss == 0.0
+    assert stats.loss == pytest.approx(-0.1 * stats.entropy, rel=1e-5)
+
+
+def test_an_update_tells_how_healthy_it_is() -> None:
+    trajectories = [trajectory(5, 8, seed=i, reward=float(i % 2)) for i in range(4)]
+    stats = take_step(policy(), trajectories, 1000)
+    assert stats is not None
+    assert 0 < stats.effective_sample_share <= 1
+    assert list(stats.ratio_quantiles) == sorted(stats.ratio_quantiles)
+    assert stats.explained_variance is not None
+    assert stats.explained_variance < 0.5, "an untrained value head explains little"
+    sick = replace(stats, effective_sample_share=0.1, kl=3.0, entropy=0.0, logprob_gap=0.5, explained_variance=-9.0)
+    assert len(warnings(sick)) == 5
+    fine = replace(stats, effective_sample_share=0.9, kl=0.1, entropy=1.0, logprob_gap=1e-6, explained_variance=0.2)
+    assert not warnings(fine)
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
@@ -105,13 +172,15 @@ def test_logprobs_and_values_do_not_depend_on_padding() -> None:
         assert torch.allclose(padded[alone.mask[0]], bare[alone.mask[0]], atol=1e-5)
 
 
-def take_step(model: Policy, trajectories: list[Trajectory], max_tokens: int, lr: float = 1e-2) -> Stats | None:
+def take_step(
+    model: Policy, trajectories: list[Trajectory], max_tokens: int, lr: float = 1e-2, config: LossConfig = DEFAULT
+) -> Stats | None:
     return update(
         model,
         policy(),
         torch.optim.SGD(model.parameters(), lr=lr),
         collate(trajectories, max_tokens),
-        config=LossConfig(),
+        config=config,
         temperature=1.0,
         max_grad_norm=1e9,
         own_version=0,

@@ -134,7 +134,7 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference)."""
+    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference) - c_entropy * H(policy)."""
 
     kind: Literal["ppo", "cispo"] = "cispo"
     """The policy loss."""
@@ -144,15 +144,27 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """ppo: the ratio is clipped above at 1 + clip_high."""
     cispo_max_ratio: Positive = 5.0
     """cispo: the ratio's ceiling (eps_high)."""
+    ratio: Literal["token", "sequence"] = "token"
+    """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
+    ratio_mask: NotNegative = 0.0
+    """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
+    advantage: Literal["value", "group"] = "value"
+    """A of a token: R - V(s_t), or R normalised over the trajectories of one group (GRPO's)."""
     c_policy: NotNegative = 1.0
     """Weight of the policy loss."""
     c_value: NotNegative = 1.0
     """Weight of the value loss."""
+    value_clip: NotNegative = 0.0
+    """Keep V within this of V at sampling time, PPO's clipped value loss; 0 does not."""
     value_reaches_trunk: bool = False
     """Whether the value loss also trains the model below the value head. On the tiny model its gradient drowns the
     policy's and costs it its format; the published system has it on."""
     c_kl: NotNegative = 0.02
     """Weight of the KL term; 0 spares the reference model."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """Its estimator."""
+    c_entropy: NotNegative = 0.0
+    """Weight of an entropy bonus."""
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

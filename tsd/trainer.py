@@ -29,8 +29,8 @@ from tsd.config import Config, load_config
 from tsd.errors import DivergedError, FrameError
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group, join_group
+from tsd.learn.health import Stats, warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
-from tsd.learn.update import Stats
 from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, UpdateRow
 from tsd.transport.addresses import Addresses
@@ -172,6 +172,9 @@ class Trainer:
 
     def report(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
         state, count = self.state, len(trajectories)
+        for warning in warnings(stats):
+            self.metrics.event("trainer-0", f"update {state.update}: {warning}")
+        ages = Counter(state.version - trajectory.version for trajectory in trajectories)
         self.metrics.write(
             UpdateRow(
                 update=state.update,
@@ -181,6 +184,7 @@ class Trainer:
                 reward_mean=sum(trajectory.grade.reward for trajectory in trajectories) / count,
                 exact_share=sum(trajectory.grade.exact for trajectory in trajectories) / count,
                 age_mean=sum(state.version - trajectory.version for trajectory in trajectories) / count,
+                ages={str(age): ages[age] for age in sorted(ages)},
                 num_trajectories=state.num_trajectories,
                 generated_tokens=state.generated_tokens,
                 num_refused=state.num_refused,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsd.learn.loss import group_advantages
 from tsd.types import Trajectory
 
 
@@ -26,8 +27,12 @@ class MicroBatch:
     """bool [B, T-1]: where the predicted token belongs to a response."""
     versions: Tensor
     """int64 [B, T-1]: policy version that sampled each response token, -1 elsewhere."""
+    values: Tensor
+    """float32 [B, T-1]: V of sampling time before each response token, 0 elsewhere."""
     rewards: Tensor
     """float32 [B]"""
+    group_advantages: Tensor
+    """float32 [B]: the reward normalised over the trajectory's group in the whole batch."""
 
     @property
     def num_tokens(self) -> int:
@@ -35,7 +40,22 @@ class MicroBatch:
         return int(self.mask.sum())
 
 
-def collate(trajectories: Sequence[Trajectory], max_tokens: int) -> list[MicroBatch]:
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A trajectory and what is known of it only beside the others of its batch."""
+
+    trajectory: Trajectory
+    group_advantage: float
+
+
+def weigh(trajectories: Sequence[Trajectory]) -> list[Weighed]:
+    """Before a batch is cut or shared out: a group's members must be seen together."""
+    rewards, groups = [one.grade.reward for one in trajectories], [one.group for one in trajectories]
+    advantages = group_advantages(rewards, groups).tolist()
+    return [Weighed(one, advantage) for one, advantage in zip(trajectories, advantages, strict=True)]
+
+
+def collate(trajectories: Sequence[Weighed], max_tokens: int) -> list[MicroBatch]:
     """Micro-batches of like lengths, each of at most `max_tokens` with padding (a longer trajectory goes alone)."""
     ordered = sorted(trajectories, key=_length)
     batches: list[MicroBatch] = []
@@ -46,19 +66,20 @@ def collate(trajectories: Sequence[Trajectory], max_tokens: int) -> list[MicroBa
     return batches
 
 
-def _length(trajectory: Trajectory) -> int:
-    return len(trajectory.prompt) + len(trajectory.tokens)
+def _length(weighed: Weighed) -> int:
+    return len(weighed.trajectory.prompt) + len(weighed.trajectory.tokens)
 
 
-def _pad(trajectories: Sequence[Trajectory]) -> MicroBatch:
+def _pad(trajectories: Sequence[Weighed]) -> MicroBatch:
     shape = (len(trajectories), max(map(_length, trajectories)))
     tokens = np.zeros(shape, np.int64)
-    behaviour, versions = np.zeros(shape, np.float32), np.full(shape, -1, np.int64)
-    mask = np.zeros(shape, np.bool_)
-    for row, trajectory in enumerate(trajectories):
-        start, end = len(trajectory.prompt), _length(trajectory)
+    behaviour, values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    versions, mask = np.full(shape, -1, np.int64), np.zeros(shape, np.bool_)
+    for row, weighed in enumerate(trajectories):
+        trajectory = weighed.trajectory
+        start, end = len(trajectory.prompt), _length(weighed)
         tokens[row, :start], tokens[row, start:end] = trajectory.prompt, trajectory.tokens
-        behaviour[row, start:end] = trajectory.logprobs
+        behaviour[row, start:end], values[row, start:end] = trajectory.logprobs, trajectory.values
         versions[row, start:end] = trajectory.versions
         mask[row, start:end] = True
     return MicroBatch(
@@ -66,5 +87,7 @@ def _pad(trajectories: Sequence[Trajectory]) -> MicroBatch:
         behaviour=torch.from_numpy(behaviour[:, 1:]),
         mask=torch.from_numpy(mask[:, 1:]),
         versions=torch.from_numpy(versions[:, 1:]),
-        rewards=torch.tensor([trajectory.grade.reward for trajectory in trajectories]),
+        values=torch.from_numpy(values[:, 1:]),
+        rewards=torch.tensor([weighed.trajectory.grade.reward for weighed in trajectories]),
+        group_advantages=torch.tensor([weighed.group_advantage for weighed in trajectories]),
     )

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from tsd.config import Config
-from tsd.learn.batch import collate
+from tsd.learn.batch import collate, weigh
 from tsd.learn.group import Group
-from tsd.learn.update import Stats, update
+from tsd.learn.health import Stats
+from tsd.learn.update import update
 from tsd.model.files import MOCK_FILE
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
@@ -59,7 +60,7 @@ class PolicyLearner:
 
     def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats | None:
         train, group = self.config.train, self.group
-        batches = collate(trajectories[group.rank :: group.size], train.micro_batch_tokens)
+        batches = collate(weigh(trajectories)[group.rank :: group.size], train.micro_batch_tokens)
         low_precision = self.config.model.dtype == "bfloat16"
         stats = None
         for _ in range(train.num_inner_steps):
@@ -107,6 +108,10 @@ class MockLearner:
             value_loss=0.0,
             kl=0.0,
             entropy=0.0,
+            effective_sample_share=1.0,
+            ratio_quantiles=(1.0, 1.0, 1.0),
+            ratio_masked_share=0.0,
+            explained_variance=None,
             ratio_mean=1.0,
             logprob_gap=None,
             grad_norm=self.solve_rate - before,

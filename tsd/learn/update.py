@@ -9,27 +9,27 @@ from torch import Tensor
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.group import Group
-from tsd.learn.loss import kl_k3, policy_loss, value_loss
+from tsd.learn.health import Stats, quantiles, variance
+from tsd.learn.loss import entropy_loss, kept, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
 
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Means over the response tokens of a whole batch, before its step."""
-
-    loss: float
-    policy_loss: float
-    value_loss: float
-    kl: float
-    entropy: float
-    ratio_mean: float
-    logprob_gap: float | None
-    """Mean |trainer - behaviour| logprob over tokens of the trainer's own version, if there are any."""
-    grad_norm: float
-
-
-SUMS = ("policy", "value", "kl", "entropy", "ratio", "gap", "gap_tokens")
+SUMS = (
+    "policy",
+    "value",
+    "kl",
+    "entropy",
+    "ratio",
+    "ratio_squares",
+    "masked",
+    "returns",
+    "return_squares",
+    "errors",
+    "error_squares",
+    "gap",
+    "gap_tokens",
+)
+"""What is added up over tokens, micro-batches and ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def score(
     logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)
     log_probs = log_policy(logits, temperature)
     logprobs = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
     return Scored(logprobs, values, entropy)
 
 
@@ -72,12 +71,18 @@ def update(
     Returns None, and changes nothing, where loss or gradients are not finite.
     """
     num_tokens = group.sum(torch.tensor([sum(batch.num_tokens for batch in batches)], device=group.device)).item()
-    sums = torch.zeros(len(SUMS), device=group.device)
+    sums, seen = torch.zeros(len(SUMS), device=group.device), list[Tensor]()
     optimizer.zero_grad()
     for batch in batches:
-        loss, terms = _losses(policy, reference, batch, config, temperature, own_version, group.device)
+        scored = score(policy, batch, temperature, group.device, value_reaches_trunk=config.value_reaches_trunk)
+        anchor = None
+        if reference is not None:
+            with torch.no_grad():
+                anchor = score(reference, batch, temperature, group.device).logprobs
+        loss, terms, log_ratio = losses(scored, anchor, batch, config, own_version, group.device)
         (loss / num_tokens).backward()  # type: ignore[no-untyped-call]
         sums += terms
+        seen.append(log_ratio)
     group.sum_gradients(policy.parameters())
     totals = dict(zip(SUMS, group.sum(sums).tolist(), strict=True))
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
@@ -85,48 +90,57 @@ def update(
         optimizer.zero_grad()
         return None
     optimizer.step()
-    return _stats(totals, num_tokens, config, float(grad_norm))
+    return _stats(totals, num_tokens, config, float(grad_norm), quantiles(seen))
 
 
-def _losses(
-    policy: Policy,
-    reference: Policy | None,
-    batch: MicroBatch,
-    config: LossConfig,
-    temperature: float,
-    own_version: int,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """The weighted loss, summed over tokens, and its terms in the order of SUMS, without gradient."""
-    scored = score(policy, batch, temperature, device, value_reaches_trunk=config.value_reaches_trunk)
+def losses(
+    scored: Scored, anchor: Tensor | None, batch: MicroBatch, config: LossConfig, own_version: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted loss, summed over tokens; its terms in the order of SUMS; and the tokens' log ratios [N]."""
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
     returns = batch.rewards.to(device)[:, None].expand_as(scored.values)
-    advantages = (returns - scored.values).detach()  # A = R - V(s_t)
+    if config.advantage == "value":
+        advantages = (returns - scored.values).detach()  # A = R - V(s_t)
+    else:
+        advantages = batch.group_advantages.to(device)[:, None].expand_as(scored.values)
     actor = policy_loss(scored.logprobs, behaviour, advantages, mask, config)
-    critic = value_loss(scored.values, returns, mask)
-    kl = torch.zeros((), device=device)
-    if reference is not None:
-        with torch.no_grad():
-            anchor = score(reference, batch, temperature, device).logprobs
-        kl = kl_k3(scored.logprobs, anchor, mask)
+    critic = value_loss(scored.values, returns, mask, batch.values.to(device), config.value_clip)
+    kl = torch.zeros((), device=device) if anchor is None else kl_loss(scored.logprobs, anchor, mask, config.kl)
     loss = config.c_policy * actor + config.c_value * critic + config.c_kl * kl
+    if config.c_entropy:
+        loss = loss + config.c_entropy * entropy_loss(scored.entropy, mask)
     with torch.no_grad():
-        log_ratio = scored.logprobs - behaviour
-        own = mask & (batch.versions.to(device) == own_version)
-        terms = [actor, critic, kl, scored.entropy[mask].sum(), log_ratio.exp()[mask].sum()]
+        log_ratio = (scored.logprobs - behaviour)[mask]
+        own = (batch.versions.to(device) == own_version)[mask]
+        used = kept(log_ratios(scored.logprobs, behaviour, mask, config.ratio), mask, config.ratio_mask)
+        ratio, goal, error = log_ratio.exp(), returns[mask], (returns - scored.values)[mask]
+        terms = [actor, critic, kl, scored.entropy[mask].sum(), ratio.sum(), ratio.square().sum()]
+        terms += [mask.sum() - used.sum(), goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
         terms += [log_ratio.abs()[own].sum(), own.sum()]
-    return loss, torch.stack([term.detach().float() for term in terms])
+    return loss, torch.stack([term.detach().float() for term in terms]), log_ratio
 
 
-def _stats(totals: dict[str, float], num_tokens: float, config: LossConfig, grad_norm: float) -> Stats:
+def _stats(
+    totals: dict[str, float],
+    num_tokens: float,
+    config: LossConfig,
+    grad_norm: float,
+    ratio_quantiles: tuple[float, ...],
+) -> Stats:
     policy, value, kl, entropy, ratio = (totals[name] / num_tokens for name in SUMS[:5])
+    spread = variance(totals["returns"], totals["return_squares"], num_tokens)
+    error = variance(totals["errors"], totals["error_squares"], num_tokens)
     return Stats(
-        loss=config.c_policy * policy + config.c_value * value + config.c_kl * kl,
+        loss=config.c_policy * policy + config.c_value * value + config.c_kl * kl - config.c_entropy * entropy,
         policy_loss=policy,
         value_loss=value,
         kl=kl,
         entropy=entropy,
         ratio_mean=ratio,
+        ratio_quantiles=ratio_quantiles,
+        ratio_masked_share=totals["masked"] / num_tokens,
+        effective_sample_share=totals["ratio"] ** 2 / (num_tokens * totals["ratio_squares"]),
+        explained_variance=1 - error / spread if spread > 1e-9 else None,
         logprob_gap=totals["gap"] / totals["gap_tokens"] if totals["gap_tokens"] else None,
         grad_norm=grad_norm,
     )

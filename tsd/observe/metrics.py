@@ -32,12 +32,22 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     grad_norm: float
     ratio_mean: float
     """Mean of policy / behaviour over the batch's tokens, before the step."""
+    ratio_quantiles: tuple[float, ...] = ()
+    """Of policy / behaviour, at 1%, 50% and 99%."""
+    ratio_masked_share: float = 0.0
+    """Share of tokens left out of the policy loss for their ratio."""
+    effective_sample_share: float = 1.0
+    """(sum r)^2 / (n sum r^2) of the ratios, 0 to 1."""
+    explained_variance: float | None = None
+    """1 - Var(R - V) / Var(R); None where all rewards were equal."""
     logprob_gap: float | None
     """Mean |trainer logprob - behaviour logprob| over tokens sampled from the trainer's own version, if any."""
     reward_mean: float
     exact_share: float
     age_mean: float
     """Versions between sampling and use."""
+    ages: dict[str, int] = {}
+    """Trajectories by that age."""
     num_trajectories: int
     """Used so far."""
     generated_tokens: int

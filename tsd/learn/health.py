@@ -1,0 +1,70 @@
+"""How healthy an update is: a batch's sums as figures, and what to say in plain words when one leaves its range.
+
+Knows nothing about where the figures go.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+QUANTILES = (0.01, 0.5, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Means over the response tokens of a whole batch, before its step."""
+
+    loss: float
+    policy_loss: float
+    value_loss: float
+    kl: float
+    entropy: float
+    """Nats a token."""
+    ratio_mean: float
+    """Of policy / behaviour."""
+    ratio_quantiles: tuple[float, ...]
+    """At QUANTILES, of this rank's tokens."""
+    ratio_masked_share: float
+    """Tokens left out of the policy loss for their ratio."""
+    effective_sample_share: float
+    """(sum r)^2 / (n sum r^2) of the ratios: 1 on policy, near 0 where a few tokens carry the update."""
+    explained_variance: float | None
+    """1 - Var(R - V) / Var(R) of the value head; None where all rewards are equal."""
+    logprob_gap: float | None
+    """Mean |trainer - behaviour| logprob over tokens of the trainer's own version, if there are any."""
+    grad_norm: float
+    """Before it is scaled down."""
+
+
+def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:
+    """Of the ratios, at QUANTILES; ones where there are none."""
+    together = torch.cat([one.detach().float().cpu() for one in log_ratios]) if log_ratios else torch.zeros(0)
+    if not len(together) or not together.isfinite().all():
+        return (1.0,) * len(QUANTILES)
+    return tuple(torch.quantile(together.exp(), torch.tensor(QUANTILES)).tolist())
+
+
+def variance(total: float, squares: float, count: float) -> float:
+    """From a sum and a sum of squares."""
+    return max(0.0, squares / count - (total / count) ** 2)
+
+
+def warnings(stats: Stats) -> Sequence[str]:
+    """What looks wrong, and what usually helps."""
+    said: list[str] = []
+    if stats.effective_sample_share < 0.5:
+        said.append(
+            f"few tokens carry this update (effective sample share {stats.effective_sample_share:.2f}): trajectories "
+            "are stale, or train.learning_rate is too high"
+        )
+    if stats.logprob_gap is not None and stats.logprob_gap > 1e-2:
+        said.append(f"trainer and engine disagree at the same weights: mean |logprob gap| {stats.logprob_gap:.1e}")
+    if stats.kl > 0.5:
+        said.append(f"the policy is far from its start (KL {stats.kl:.2f}): raise loss.c_kl or lower the learning rate")
+    if stats.entropy < 0.01:
+        said.append(f"the policy has collapsed: entropy {stats.entropy:.4f} nats a token")
+    if stats.explained_variance is not None and stats.explained_variance < -1:
+        said.append(f"the value head is worse than a constant: explained variance {stats.explained_variance:.1f}")
+    return said
