@@ -96,7 +96,7 @@ class TorchEngine:
                 await in_thread(self._decoder.admit, self._admissible())
                 for request in await in_thread(self._decoder.advance):
                     self._resolve(request)
-                if not self._decoder.rows and not self._pending and not self._updates:
+                if self._decoder.idle and not self._pending and not self._updates:
                     self._wake.clear()
                     await self._wake.wait()
         finally:
