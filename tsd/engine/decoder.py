@@ -20,6 +20,8 @@ from tsd.types import Finish, Step
 
 PREFILL_TOKENS = 8192
 """Most tokens of new states, padding included, in one forward pass."""
+TOKENS_MULTIPLE = 16
+"""Tokens of a forward pass are padded to it: oneDNN prepares, for a millisecond, each number of them it has not met."""
 
 
 @dataclass(slots=True, eq=False)
@@ -209,13 +211,19 @@ class Decoder:
             positions += range(group.start, len(state))
             written += range(group.index * length + group.start, group.index * length + len(state))
             wanted.append(len(tokens) - 1)
+        padding = [0] * (-len(tokens) % TOKENS_MULTIPLE)
+        tokens += padding
+        positions += padding
         slots = torch.tensor(written)
-        sizes = [len(part.places) for part in parts]
 
         def attend(layer: int, queries: Tensor, key_values: Tensor) -> Tensor:
             kv = self.keys.kv[layer]
-            kv.flatten(0, 1).index_copy_(0, slots, key_values)
-            return torch.cat([p.attend(q, kv) for p, q in zip(parts, queries.split(sizes), strict=True)])
+            kv.flatten(0, 1).index_copy_(0, slots, key_values[: len(slots)])
+            attended, first = torch.zeros_like(queries), 0
+            for part in parts:
+                own = slice(first, first := first + len(part.places))
+                attended[own] = part.attend(queries[own], kv)
+            return attended
 
         return self.trunk(torch.tensor(tokens), torch.tensor(positions), attend, torch.tensor(wanted))
 
