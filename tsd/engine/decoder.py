@@ -6,13 +6,14 @@ ended. Synchronous and single-threaded: knows nothing about asyncio, trees or ta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from tsd.engine.grouped_kv import GROUP_SIZE, GroupedKv, Part
+from tsd.engine.grouped_kv import GroupedKv, Part
 from tsd.engine.prefix_cache import Prefix, PrefixCache
+from tsd.engine.rows import Group, Request, Row, groups_of
 from tsd.engine.trunk import Trunk
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
@@ -22,52 +23,6 @@ PREFILL_TOKENS = 8192
 """Most tokens of new states, padding included, in one forward pass."""
 TOKENS_MULTIPLE = 16
 """Tokens of a forward pass are padded to it: oneDNN prepares, for a millisecond, each number of them it has not met."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One call of `expand` or `sample`: `num_samples` rows over one state."""
-
-    state: tuple[int, ...]
-    num_samples: int
-    max_tokens: int
-    stops_at_step: bool
-    steps: list[Step] = field(default_factory=list)
-    value: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def done(self) -> bool:
-        return len(self.steps) == self.num_samples
-
-
-@dataclass(slots=True, eq=False)
-class _Group:
-    """Up to GROUP_SIZE samples of one request."""
-
-    request: Request
-    size: int
-    live: int = 0
-    index: int = 0
-    prefix: Prefix | None = None  # all of the state, or all but its last tokens, then `start` of them
-    version: int = 0
-
-    @property
-    def start(self) -> int:
-        """How many tokens of the state `prefix` holds."""
-        return len(self.prefix.tokens) if self.prefix else 0
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One sample under way."""
-
-    group: _Group
-    sample: int
-    slot: int  # where in its group the next token's keys and values go
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
 
 
 class Decoder:
@@ -89,9 +44,9 @@ class Decoder:
         self.trunk = Trunk(policy, max_tokens)
         trunk = self.trunk
         self.keys = GroupedKv(trunk.num_layers, (trunk.groups, trunk.key_heads, trunk.head_size), trunk.dtype)
-        self.rows: list[_Row] = []
-        self.groups: list[_Group | None] = []  # by index in `keys`
-        self.waiting: list[_Group] = []
+        self.rows: list[Row] = []
+        self.groups: list[Group | None] = []  # by index in `keys`
+        self.waiting: list[Group] = []
         self.cache = PrefixCache(cache_bytes)
         self.rng = torch.Generator().manual_seed(seed)
         self.version = 0
@@ -106,9 +61,7 @@ class Decoder:
 
     def admit(self, requests: Sequence[Request]) -> None:
         """Each sample of each request gets a row in one of the next steps."""
-        for request in requests:
-            for first in range(0, request.num_samples, GROUP_SIZE):
-                self.waiting.append(_Group(request, min(GROUP_SIZE, request.num_samples - first)))
+        self.waiting += [group for request in requests for group in groups_of(request)]
 
     @torch.inference_mode()
     def advance(self) -> list[Request]:
@@ -122,8 +75,8 @@ class Decoder:
         sources = list(range(len(self.rows)))
         for number, group in enumerate(new, start=len(self.rows)):
             sources += [number] * group.size
-            length = len(group.request.state)
-            self.rows += [_Row(group, sample, length + sample) for sample in range(group.size)]
+            length = len(group.state)
+            self.rows += [Row(group, sample, length + sample) for sample in range(group.size)]
         self._sample(logits[sources], values[sources])
         return self._retire()
 
@@ -134,32 +87,30 @@ class Decoder:
         self.version = version
         self.cache.clear()
 
-    def _open_groups(self) -> list[_Group]:
+    def _open_groups(self) -> list[Group]:
         """Takes in waiting groups. One whose state goes on from another's waits until it can start from that one."""
-        opened: list[_Group] = []
-        waiting: list[_Group] = []
-        under_way: set[tuple[int, ...]] = set()
+        opened: list[Group] = []
+        waiting: list[Group] = []
+        under_way: list[tuple[int, ...]] = []  # prefixes that this step computes
         longest = 0
         for group in self.waiting:
-            state = group.request.state
             if group.request.cancelled:
                 continue
-            longest = max(longest, len(state))
-            if any(state[: len(other)] == other for other in under_way) or (
-                opened and longest * (len(opened) + 1) > PREFILL_TOKENS
-            ):
+            state, longest = group.state, max(longest, len(group.state))
+            full = opened and longest * (len(opened) + 1) > PREFILL_TOKENS
+            if full or any(state[: len(prefix)] == prefix for prefix in under_way):
                 waiting.append(group)
                 continue
             group.prefix, group.version, group.live = self.cache.longest(state[:-1]), self.version, group.size
-            under_way.add(state[:-1])
+            if group.start < len(state) - 1:
+                under_way.append(state[:-1])
+            self._place(group)
             opened.append(group)
         self.waiting = waiting
-        for group in opened:
-            self._place(group)
         self._close_gaps()
         return opened
 
-    def _place(self, group: _Group) -> None:
+    def _place(self, group: Group) -> None:
         """Gives a group its index, and copies in what the cache has of its state."""
         if None in self.groups:
             group.index = self.groups.index(None)
@@ -167,7 +118,7 @@ class Decoder:
         else:
             group.index = len(self.groups)
             self.groups.append(group)
-        state = group.request.state
+        state = group.state
         own = min(group.request.max_tokens, self.max_tokens - len(state))
         self.keys.reserve(len(self.groups), len(state) + own * group.size)
         self.keys.open(group.index, len(state))
@@ -184,55 +135,55 @@ class Decoder:
                 self.keys.move(last.index, target)
                 self.groups[target], last.index = last, target
 
-    def _forward(self, new: Sequence[_Group]) -> tuple[Tensor, Tensor]:
+    def _forward(self, new: Sequence[Group]) -> tuple[Tensor, Tensor]:
         """Logits and values after every row's next token, then after every new group's state."""
-        parts: list[Part] = []
-        if self.rows:
-            groups, samples, slots = zip(*((row.group.index, row.sample, row.slot) for row in self.rows), strict=True)
-            parts.append(self.keys.next_tokens(groups, samples, slots))
-        if new:
-            parts.append(
-                self.keys.prefixes(
-                    [group.index for group in new],
-                    [group.start for group in new],
-                    [len(group.request.state) for group in new],
-                )
-            )
-        length = self.keys.kv.shape[2]
+        parts, length = self._parts(new), self.keys.kv.shape[2]
         tokens = [row.tokens[-1] for row in self.rows]
-        positions = [len(row.group.request.state) + len(row.tokens) - 1 for row in self.rows]
+        positions = [len(row.group.state) + len(row.tokens) - 1 for row in self.rows]
         written = [row.group.index * length + row.slot for row in self.rows]
         wanted = list(range(len(self.rows)))
         for row in self.rows:
             row.slot += row.group.size
         for group in new:
-            state = group.request.state
-            tokens += state[group.start :]
-            positions += range(group.start, len(state))
-            written += range(group.index * length + group.start, group.index * length + len(state))
+            tokens += group.state[group.start :]
+            positions += range(group.start, len(group.state))
+            written += range(group.index * length + group.start, group.index * length + len(group.state))
             wanted.append(len(tokens) - 1)
         padding = [0] * (-len(tokens) % TOKENS_MULTIPLE)
-        tokens += padding
-        positions += padding
-        slots = torch.tensor(written)
+        attend = partial(self._attend, parts, torch.tensor(written))
+        return self.trunk(
+            torch.tensor(tokens + padding), torch.tensor(positions + padding), attend, torch.tensor(wanted)
+        )
 
-        def attend(layer: int, queries: Tensor, key_values: Tensor) -> Tensor:
-            kv = self.keys.kv[layer]
-            kv.flatten(0, 1).index_copy_(0, slots, key_values[: len(slots)])
-            attended, first = torch.zeros_like(queries), 0
-            for part in parts:
-                own = slice(first, first := first + len(part.places))
-                attended[own] = part.attend(queries[own], kv)
-            return attended
+    def _parts(self, new: Sequence[Group]) -> list[Part]:
+        """The rows, and the new groups, as they attend."""
+        parts: list[Part] = []
+        if self.rows:
+            groups, samples, slots = zip(*((row.group.index, row.sample, row.slot) for row in self.rows), strict=True)
+            parts.append(self.keys.next_tokens(groups, samples, slots))
+        if new:
+            starts, lengths = [group.start for group in new], [len(group.state) for group in new]
+            parts.append(self.keys.prefixes([group.index for group in new], starts, lengths))
+        return parts
 
-        return self.trunk(torch.tensor(tokens), torch.tensor(positions), attend, torch.tensor(wanted))
+    def _attend(
+        self, parts: Sequence[Part], written: Tensor, layer: int, queries: Tensor, key_values: Tensor
+    ) -> Tensor:
+        """Writes new keys and values to `written` [tokens] of all groups' slots, then attends part by part."""
+        kv = self.keys.kv[layer]
+        kv.flatten(0, 1).index_copy_(0, written, key_values[: len(written)])
+        attended, first = torch.zeros_like(queries), 0
+        for part in parts:
+            own = slice(first, first := first + len(part.places))
+            attended[own] = part.attend(queries[own], kv)
+        return attended
 
-    def _keep_prefixes(self, new: Sequence[_Group]) -> None:
+    def _keep_prefixes(self, new: Sequence[Group]) -> None:
         for group in new:
-            end = len(group.request.state) - 1
+            end = len(group.state) - 1
             if group.start < end:
                 kv = self.keys.kv[:, group.index, group.start : end].clone()
-                group.prefix = Prefix(group.request.state[:end], kv, group.prefix)
+                group.prefix = Prefix(group.state[:end], kv, group.prefix)
                 self.cache.put(group.prefix)
 
     def _sample(self, logits: Tensor, values: Tensor) -> None:
@@ -249,7 +200,7 @@ class Decoder:
 
     def _retire(self) -> list[Request]:
         """Takes out the rows that end here."""
-        ended: list[_Row] = []
+        ended: list[Row] = []
         done: list[Request] = []
         for row in self.rows:
             request = row.group.request
@@ -271,15 +222,15 @@ class Decoder:
         self._drop(ended)
         return done
 
-    def _keep_step(self, row: _Row) -> None:
+    def _keep_step(self, row: Row) -> None:
         """Puts all but the last token of a state and a step over it into the cache."""
-        state, group = row.group.request.state, row.group
+        state, group = row.group.state, row.group
         kv = self.keys.kv[:, group.index]
         own = kv[:, len(state) + row.sample : row.slot : group.size]
         prefix = torch.cat((kv[:, len(state) - 1 : len(state)], own), dim=1)
         self.cache.put(Prefix(state + tuple(row.tokens[:-1]), prefix, group.prefix))
 
-    def _drop(self, gone: Sequence[_Row]) -> None:
+    def _drop(self, gone: Sequence[Row]) -> None:
         for row in gone:
             row.group.live -= 1
             if not row.group.live:

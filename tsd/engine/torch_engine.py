@@ -17,7 +17,8 @@ from typing import Self
 import torch
 
 from tsd.config import EngineConfig
-from tsd.engine.decoder import Decoder, Request
+from tsd.engine.decoder import Decoder
+from tsd.engine.rows import Request
 from tsd.engine.stops import Stops
 from tsd.errors import EngineError, WeightsError
 from tsd.model.policy import Policy

@@ -1,7 +1,7 @@
 """A policy's forward pass as the torch engine decodes: one flat batch of tokens, and attention left to the caller.
 
-The policy's own weights, in fewer and larger products than Hugging Face's modules: query, key and value in one, gate and
-up in one, in oneDNN's blocked layout where there is one. Knows nothing about sequences, caches or sampling.
+The policy's own weights, in fewer and larger products than Hugging Face's modules: query, key and value in one, gate
+and up in one, in oneDNN's blocked layout where there is one. Knows nothing about sequences, caches or sampling.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,22 @@ def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     return lambda x: product(x, packed, bias, "none", [], "")
 
 
+def _fused(*modules: Any) -> Linear:
+    """Several linear modules over one input, their outputs one after the other."""
+    biases = [module.bias for module in modules if module.bias is not None]
+    return packed_linear(torch.cat([module.weight for module in modules]), torch.cat(biases) if biases else None)
+
+
 class _Layer:
     """One layer's weights, fused. Query heads are kept group by group: head g of every key head, then head g + 1."""
 
     def __init__(self, layer: Any, key_heads: int, head_size: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        heads = (key_heads, -1, head_size)
 
         def by_group(tensor: Tensor) -> Tensor:
             """[Hk * G * D, ...] to [G * Hk * D, ...]."""
-            return tensor.unflatten(0, heads).transpose(0, 1).flatten(0, 2)
+            rest = tensor.shape[1:]
+            return tensor.reshape(key_heads, -1, head_size, *rest).transpose(0, 1).reshape(-1, *rest)
 
         parts = [(by_group(attention.q_proj.weight), attention.q_proj.bias)]
         parts += [(projection.weight, projection.bias) for projection in (attention.k_proj, attention.v_proj)]
@@ -52,12 +58,6 @@ class _Layer:
         self.activation = mlp.act_fn
         self.norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
         self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-
-
-def _fused(*modules: Any) -> Linear:
-    """Several linear modules over one input, their outputs one after the other."""
-    biases = [module.bias for module in modules if module.bias is not None]
-    return packed_linear(torch.cat([module.weight for module in modules]), torch.cat(biases) if biases else None)
 
 
 def _normed(x: Tensor, norm: Any) -> Tensor:
@@ -98,7 +98,7 @@ class Trunk:
 
     def _queries_keys_values(self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """[N, G, Hk, D] and [N, 2, Hk, D], turned by their positions."""
-        heads = layer.qkv(x).unflatten(-1, (self.groups + 2, self.key_heads, self.head_size))
+        heads = layer.qkv(x).view(-1, self.groups + 2, self.key_heads, self.head_size)
         if layer.q_norm is not None:
             heads[:, : self.groups] = _normed(heads[:, : self.groups], layer.q_norm)
             heads[:, self.groups] = _normed(heads[:, self.groups], layer.k_norm)
