@@ -1,98 +1,29 @@
-"""Continuous batched decoding with the trainer's own model class, for the torch engine.
+"""Continuous batched decoding, for the torch engine.
 
-One flat batch of rows, each one sample of some request, all advanced one token a step. Keys and values of a finished
-step's prefix are kept, so that a child of a tree's node starts where its parent ended. Synchronous and single-threaded:
-knows nothing about asyncio, trees or tasks.
+One flat batch of rows, each one sample of some request, all advanced one token a step, together with the states of new
+requests. Keys and values of a finished step's prefix are kept, so that a child of a tree's node starts where its parent
+ended. Synchronous and single-threaded: knows nothing about asyncio, trees or tasks.
 """
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
-from tsd.engine.prefix_cache import PrefixCache
+from tsd.engine.grouped_kv import GroupedKv, Part
+from tsd.engine.prefix_cache import Prefix, PrefixCache
+from tsd.engine.rows import Group, Request, Row, groups_of
+from tsd.engine.trunk import Trunk
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
 from tsd.types import Finish, Step
 
-GROUPED_ATTENTION = "tsd_grouped"
 PREFILL_TOKENS = 8192
-"""Most tokens, padding included, in one prefill."""
-
-
-def _grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
-    """Attention of [B, Hq, T, D] over [B, Hk, L, D] without copying keys for each query head.
-
-    With T = 1 the query heads of a group become its rows; on a CPU that is five times as fast as repeating the keys.
-    """
-    batch, query_heads, length, size = query.shape
-    if length > 1:
-        repeat = query_heads // key.shape[1]
-        key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    else:
-        grouped = query.view(batch, key.shape[1], -1, size)  # [B, Hk, Hq/Hk, D]
-        attended = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return attended.view(batch, query_heads, length, size).transpose(1, 2), None
-
-
-AttentionInterface.register(GROUPED_ATTENTION, _grouped_attention)
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One call of `expand` or `sample`: `num_samples` rows over one state."""
-
-    state: tuple[int, ...]
-    num_samples: int
-    max_tokens: int
-    stops_at_step: bool
-    steps: list[Step] = field(default_factory=list)
-    value: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def done(self) -> bool:
-        return len(self.steps) == self.num_samples
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One sample under way."""
-
-    request: Request
-    version: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
-class _LayerWriter:
-    """What a Hugging Face model sees as its cache: writes new keys and values, and gives back all of the rows' ones."""
-
-    is_compileable = False
-
-    def __init__(self, kv: Tensor, positions: Tensor, used: int) -> None:
-        self.kv = kv  # [layers, 2, B, Hk, L, D]
-        self.positions = positions  # [B]
-        self.used = used
-        self.rows = torch.arange(len(positions))
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """`keys` and `values`: [B, Hk, 1, D]; returns [B, Hk, used, D]."""
-        for side, new in enumerate((keys, values)):
-            self.kv[layer, side][self.rows, :, self.positions] = new[:, :, 0]
-        return self.kv[layer, 0, :, :, : self.used], self.kv[layer, 1, :, :, : self.used]
-
-    def get_seq_length(self, *_: Any) -> int:
-        return self.used
+"""Most tokens of new states, padding included, in one forward pass."""
+TOKENS_MULTIPLE = 16
+"""Tokens of a forward pass are padded to it: oneDNN prepares, for a millisecond, each number of them it has not met."""
 
 
 class Decoder:
@@ -109,134 +40,203 @@ class Decoder:
         cache_bytes: int,
         seed: int,
     ) -> None:
-        policy.causal.set_attn_implementation(GROUPED_ATTENTION)
-        config = policy.causal.config
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, max_rows, config.num_key_value_heads, max_tokens, head_size)
         self.policy, self.finish, self.temperature = policy, finish, temperature
-        self.dtype = next(policy.causal.parameters()).dtype
-        self.kv = torch.zeros(shape, dtype=self.dtype)
-        self.rows: list[_Row] = []
-        self.next_tokens = torch.zeros(max_rows, dtype=torch.long)
-        self.lengths = torch.zeros(max_rows, dtype=torch.long)  # tokens whose keys and values are in `kv`
+        self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.trunk = Trunk(policy, max_tokens)
+        trunk = self.trunk
+        self.keys = GroupedKv(trunk.num_layers, (trunk.groups, trunk.key_heads, trunk.head_size), trunk.dtype)
+        self.rows: list[Row] = []
+        self.groups: list[Group | None] = []  # by index in `keys`
+        self.waiting: list[Group] = []
         self.cache = PrefixCache(cache_bytes)
         self.rng = torch.Generator().manual_seed(seed)
-        self.version = 0
+        self.version = self.num_lookups = self.num_hits = 0
 
     @property
     def num_free(self) -> int:
-        return len(self.next_tokens) - len(self.rows)
+        return self.max_rows - len(self.rows) - sum(group.size for group in self.waiting)
 
     @property
-    def max_tokens(self) -> int:
-        return self.kv.shape[4]
+    def idle(self) -> bool:
+        return not self.rows and not self.waiting
 
-    @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> None:
-        """Gives each sample of each request a row, with its prefix's keys and values in place."""
-        prefixes = {request.state[:-1] for request in requests if len(request.state) > 1}
-        found = {prefix: self.cache.get(prefix) for prefix in prefixes}
-        self._prefill(found)
-        for request in requests:
-            first, last = len(self.rows), len(self.rows) + request.num_samples
-            length = len(request.state) - 1
-            if length:
-                self.kv[:, :, first:last, :, :length] = found[request.state[:-1]].unsqueeze(2)  # type: ignore[union-attr]
-            self.next_tokens[first:last] = request.state[-1]
-            self.lengths[first:last] = length
-            self.rows += [_Row(request, self.version) for _ in range(request.num_samples)]
+        """Each sample of each request gets a row in one of the next steps."""
+        self.waiting += [group for request in requests for group in groups_of(request)]
 
     @torch.inference_mode()
     def advance(self) -> list[Request]:
         """Every row one token further; returns the requests that are now done."""
-        self._drop([i for i, row in enumerate(self.rows) if row.request.cancelled])
-        if not self.rows:
+        self._drop([row for row in self.rows if row.group.request.cancelled])
+        new = self._open_groups()
+        if not self.rows and not new:
             return []
-        logits, values = self._forward()
-        logprobs = log_policy(logits, self.temperature)  # [B, V]
-        sampled = torch.multinomial(logprobs.exp(), 1, generator=self.rng)  # [B, 1]
-        chosen = logprobs.gather(1, sampled)[:, 0].tolist()
-        self.next_tokens[: len(self.rows)] = sampled[:, 0]
-        self.lengths[: len(self.rows)] += 1
-        for row, token, logprob, value in zip(self.rows, sampled[:, 0].tolist(), chosen, values.tolist(), strict=True):
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            row.values.append(value)
+        logits, values = self._forward(new)
+        self._keep_prefixes(new)
+        sources = list(range(len(self.rows)))
+        for number, group in enumerate(new, start=len(self.rows)):
+            sources += [number] * group.size
+            length = len(group.state)
+            self.rows += [Row(group, sample, length + sample) for sample in range(group.size)]
+        self._sample(logits[sources], values[sources])
         return self._retire()
 
     def load(self, load_weights: Callable[[], None], version: int) -> None:
         """New weights. Rows under way go on over the keys and values they have; the prefix cache starts anew."""
         load_weights()
+        self.trunk = Trunk(self.policy, self.max_tokens)
         self.version = version
         self.cache.clear()
 
-    def _forward(self) -> tuple[Tensor, Tensor]:
-        """Logits [B, V] and values [B] after every row's next token."""
-        batch = len(self.rows)
-        positions = self.lengths[:batch]
-        used = int(positions.max()) + 1
-        seen = torch.arange(used) <= positions[:, None]  # [B, used]
-        mask = torch.zeros(batch, 1, 1, used, dtype=self.dtype).masked_fill_(~seen[:, None, None], -torch.inf)
-        logits, values = self.policy(
-            self.next_tokens[:batch, None],
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=_LayerWriter(self.kv[:, :, :batch], positions, used),
-            use_cache=True,
+    def _open_groups(self) -> list[Group]:
+        """Takes in waiting groups. One whose state goes on from another's waits until it can start from that one."""
+        opened: list[Group] = []
+        waiting: list[Group] = []
+        under_way: list[tuple[int, ...]] = []  # prefixes that this step computes
+        longest = 0
+        for group in self.waiting:
+            if group.request.cancelled:
+                continue
+            state, longest = group.state, max(longest, len(group.state))
+            full = opened and longest * (len(opened) + 1) > PREFILL_TOKENS
+            if full or any(state[: len(prefix)] == prefix for prefix in under_way):
+                waiting.append(group)
+                continue
+            group.prefix, group.version, group.live = self.cache.longest(state[:-1]), self.version, group.size
+            self.num_lookups += 1
+            if group.start < len(state) - 1:
+                under_way.append(state[:-1])
+            else:
+                self.num_hits += 1
+            self._place(group)
+            opened.append(group)
+        self.waiting = waiting
+        self._close_gaps()
+        return opened
+
+    def _place(self, group: Group) -> None:
+        """Gives a group its index, and copies in what the cache has of its state."""
+        if None in self.groups:
+            group.index = self.groups.index(None)
+            self.groups[group.index] = group
+        else:
+            group.index = len(self.groups)
+            self.groups.append(group)
+        state = group.state
+        own = min(group.request.max_tokens, self.max_tokens - len(state))
+        self.keys.reserve(len(self.groups), len(state) + own * group.size)
+        self.keys.open(group.index, len(state))
+        for prefix in group.prefix.chain() if group.prefix else ():
+            end = len(prefix.tokens)
+            self.keys.kv[:, group.index, end - prefix.kv.shape[1] : end] = prefix.kv
+
+    def _close_gaps(self) -> None:
+        """Moves the last groups into free places, so that all are one block."""
+        while None in self.groups:
+            last = self.groups.pop()
+            if last is not None:
+                target = self.groups.index(None)
+                self.keys.move(last.index, target)
+                self.groups[target], last.index = last, target
+
+    def _forward(self, new: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Logits and values after every row's next token, then after every new group's state."""
+        parts, length = self._parts(new), self.keys.kv.shape[2]
+        tokens = [row.tokens[-1] for row in self.rows]
+        positions = [len(row.group.state) + len(row.tokens) - 1 for row in self.rows]
+        written = [row.group.index * length + row.slot for row in self.rows]
+        wanted = list(range(len(self.rows)))
+        for row in self.rows:
+            row.slot += row.group.size
+        for group in new:
+            tokens += group.state[group.start :]
+            positions += range(group.start, len(group.state))
+            written += range(group.index * length + group.start, group.index * length + len(group.state))
+            wanted.append(len(tokens) - 1)
+        padding = [0] * (-len(tokens) % TOKENS_MULTIPLE)
+        attend = partial(self._attend, parts, torch.tensor(written))
+        return self.trunk(
+            torch.tensor(tokens + padding), torch.tensor(positions + padding), attend, torch.tensor(wanted)
         )
-        return logits[:, 0], values[:, 0]
+
+    def _parts(self, new: Sequence[Group]) -> list[Part]:
+        """The rows, and the new groups, as they attend."""
+        parts: list[Part] = []
+        if self.rows:
+            groups, samples, slots = zip(*((row.group.index, row.sample, row.slot) for row in self.rows), strict=True)
+            parts.append(self.keys.next_tokens(groups, samples, slots))
+        if new:
+            starts, lengths = [group.start for group in new], [len(group.state) for group in new]
+            parts.append(self.keys.prefixes([group.index for group in new], starts, lengths))
+        return parts
+
+    def _attend(
+        self, parts: Sequence[Part], written: Tensor, layer: int, queries: Tensor, key_values: Tensor
+    ) -> Tensor:
+        """Writes new keys and values to `written` [tokens] of all groups' slots, then attends part by part."""
+        kv = self.keys.kv[layer]
+        kv.flatten(0, 1).index_copy_(0, written, key_values[: len(written)])
+        attended, first = torch.zeros_like(queries), 0
+        for part in parts:
+            own = slice(first, first := first + len(part.places))
+            attended[own] = part.attend(queries[own], kv)
+        return attended
+
+    def _keep_prefixes(self, new: Sequence[Group]) -> None:
+        for group in new:
+            end = len(group.state) - 1
+            if group.start < end:
+                kv = self.keys.kv[:, group.index, group.start : end].clone()
+                group.prefix = Prefix(group.state[:end], kv, group.prefix)
+                self.cache.put(group.prefix)
+
+    def _sample(self, logits: Tensor, values: Tensor) -> None:
+        """`logits` [B, V] and `values` [B]: a token for every row."""
+        logprobs = log_policy(logits, self.temperature)
+        shares = logprobs.exp().cumsum(-1, dtype=torch.float64)  # [B, V]
+        drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng)
+        tokens = torch.searchsorted(shares / shares[:, -1:], drawn, right=True)  # [B, 1]
+        chosen = logprobs.gather(1, tokens)[:, 0].tolist()
+        for row, token, logprob, value in zip(self.rows, tokens[:, 0].tolist(), chosen, values.tolist(), strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.values.append(value)
 
     def _retire(self) -> list[Request]:
         """Takes out the rows that end here."""
-        ended: list[int] = []
+        ended: list[Row] = []
         done: list[Request] = []
-        for i, row in enumerate(self.rows):
-            request = row.request
+        for row in self.rows:
+            request = row.group.request
             finish = self.finish(row.tokens, request.stops_at_step)
             full = len(row.tokens) == request.max_tokens or len(request.state) + len(row.tokens) == self.max_tokens
             if finish is None and not full:
                 continue
-            ended.append(i)
+            ended.append(row)
             request.value = row.values[0]
-            tokens = tuple(row.tokens)
             logprobs, values = array("f", row.logprobs), array("f", row.values)
-            request.steps.append(Step(tokens, logprobs, values, finish or "length", row.version))
+            request.steps.append(Step(tuple(row.tokens), logprobs, values, finish or "length", row.group.version))
             # A row begun under older weights holds their keys and values: no use to anyone from here on.
-            if finish == "step" and row.version == self.version:
-                length = int(self.lengths[i])
-                self.cache.put((request.state + tokens)[:length], self.kv[:, :, i, :, :length].clone())
+            if finish == "step" and row.group.version == self.version:
+                self._keep_step(row)
             if request.done:
                 done.append(request)
         self._drop(ended)
         return done
 
-    def _drop(self, gone: list[int]) -> None:
-        """Closes the gaps with the last rows, so that the batch stays one block."""
-        for i in reversed(gone):
-            last = len(self.rows) - 1
-            if i != last:
-                length = int(self.lengths[last])
-                self.kv[:, :, i, :, :length] = self.kv[:, :, last, :, :length]
-                self.next_tokens[i], self.lengths[i] = self.next_tokens[last], self.lengths[last]
-                self.rows[i] = self.rows[last]
-            self.rows.pop()
+    def _keep_step(self, row: Row) -> None:
+        """Puts all but the last token of a state and a step over it into the cache."""
+        state, group = row.group.state, row.group
+        kv = self.keys.kv[:, group.index]
+        own = kv[:, len(state) + row.sample : row.slot : group.size]
+        prefix = torch.cat((kv[:, len(state) - 1 : len(state)], own), dim=1)
+        self.cache.put(Prefix(state + tuple(row.tokens[:-1]), prefix, group.prefix))
 
-    def _prefill(self, found: dict[tuple[int, ...], Tensor | None]) -> None:
-        """Computes what the cache did not have, several prefixes in one forward pass, and puts it there."""
-        missing = sorted((tokens for tokens, kv in found.items() if kv is None), key=len)
-        while missing:
-            count = max(1, min(len(missing), PREFILL_TOKENS // len(missing[-1])))
-            batch, missing = missing[-count:], missing[:-count]
-            padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in batch], batch_first=True)
-            length = padded.shape[1]
-            mask = torch.full((length, length), -torch.inf, dtype=self.dtype).triu(1)[None, None]
-            # Padding is on the right, where no real token looks under a causal mask.
-            output = self.policy.causal.model(
-                input_ids=padded, attention_mask=mask.expand(len(batch), 1, -1, -1), use_cache=True
-            )
-            layers = [torch.stack((layer.keys, layer.values)) for layer in output.past_key_values.layers]
-            kv = torch.stack(layers)  # [layers, 2, B, Hk, T, D]
-            for row, tokens in enumerate(batch):
-                own = kv[:, :, row, :, : len(tokens)].clone()
-                found[tokens] = own
-                self.cache.put(tokens, own)
+    def _drop(self, gone: Sequence[Row]) -> None:
+        for row in gone:
+            row.group.live -= 1
+            if not row.group.live:
+                self.groups[row.group.index] = None
+        if gone:
+            left = set(map(id, gone))
+            self.rows = [row for row in self.rows if id(row) not in left]

@@ -17,7 +17,8 @@ from typing import Self
 import torch
 
 from tsd.config import EngineConfig
-from tsd.engine.decoder import Decoder, Request
+from tsd.engine.decoder import Decoder
+from tsd.engine.rows import Request
 from tsd.engine.stops import Stops
 from tsd.errors import EngineError, WeightsError
 from tsd.model.policy import Policy
@@ -40,6 +41,11 @@ class TorchEngine:
     @property
     def version(self) -> int:
         return self._decoder.version
+
+    @property
+    def cache_hits(self) -> tuple[int, int]:
+        """States whose keys and values were all there, and states in all."""
+        return self._decoder.num_hits, self._decoder.num_lookups
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -96,7 +102,7 @@ class TorchEngine:
                 await in_thread(self._decoder.admit, self._admissible())
                 for request in await in_thread(self._decoder.advance):
                     self._resolve(request)
-                if not self._decoder.rows and not self._pending and not self._updates:
+                if self._decoder.idle and not self._pending and not self._updates:
                     self._wake.clear()
                     await self._wake.wait()
         finally:
