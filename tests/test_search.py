@@ -21,7 +21,7 @@ from tsd.search.selection import descend
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.types import Expansion, Grade, Problem, Step
 
-CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False)
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen=False)
 GOLDEN = Path(__file__).parent / "golden_tree.json"
 
 
