@@ -99,7 +99,7 @@ class TorchEngine:
             while True:
                 while self._updates:
                     await self._apply(*self._updates.popleft())
-                await in_thread(self._decoder.admit, self._admissible())
+                self._decoder.admit(self._admissible())  # between two steps; no more than a list grows
                 for request in await in_thread(self._decoder.advance):
                     self._resolve(request)
                 if self._decoder.idle and not self._pending and not self._updates:
