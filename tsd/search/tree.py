@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from tsd.config import SearchConfig
 from tsd.search.gumbel import GumbelRoot
@@ -120,7 +119,11 @@ class Tree:
 
     def tokens(self, path: Sequence[Node]) -> tuple[int, ...]:
         """Prompt and response along a path from the root."""
-        return tuple(chain(self.prompt, *[node.step.tokens for node in path if node.step]))
+        tokens = list(self.prompt)
+        for node in path:
+            if node.step is not None:
+                tokens += node.step.tokens
+        return tuple(tokens)
 
     def response(self, node: Node) -> tuple[int, ...]:
         """The tokens from the prompt's end to a node."""
