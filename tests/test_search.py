@@ -21,7 +21,7 @@ from tsd.search.selection import descend
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.types import Expansion, Grade, Problem, Step
 
-CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen=False)
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
 GOLDEN = Path(__file__).parent / "golden_tree.json"
 
 
@@ -51,7 +51,7 @@ def check_counts(tree: Tree) -> None:
         if node.status is Status.OPEN and node.children:
             # Its own evaluation counts once, and once more each time it widens; every other visit went on to a child.
             own = node.visits - sum(child.visits for child in node.children)
-            assert own == 1 or (tree.config.widen and 1 < own <= node.visits.bit_length() + 1)
+            assert own == 1 or (tree.config.widen != "never" and 1 < own <= node.visits.bit_length() + 1)
         assert abs(node.value_sum) <= node.num_values + 1e-9
         if not tree.num_transpositions:
             assert node.num_values == node.visits
@@ -272,7 +272,7 @@ def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_f
 
 
 def mock_tree(agents: int, seed: int = 0) -> Tree:
-    config = SearchConfig(agents=agents, simulations=24, c_puct=0.5, widen=False, stop_when_solved=False)
+    config = SearchConfig(agents=agents, simulations=24, c_puct=0.5, widen="never", stop_when_solved=False)
     tree = countdown_tree(make_problem((5, 13, 5, 9), 31), config)
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01, seed=seed)))

@@ -15,7 +15,7 @@ from tsd.search import Reserve, Status, Tree, grow, harvest, record, resume, sub
 from tsd.search.gumbel import considered_visits
 from tsd.types import Expansion, Grade, Position
 
-CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen=False)
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
 
 
 def wide(state: tuple[int, ...]) -> Expansion:
@@ -80,7 +80,7 @@ def test_a_state_whose_samples_coincide_is_sampled_again_at_each_doubling_of_its
         drawn.append(state)
         return Expansion(0.0, (step(len(drawn) // 3),) * 4)
 
-    tree = plant(replace(CONFIG, widen=True, simulations=12))
+    tree = plant(replace(CONFIG, widen="always", simulations=12))
     grown(tree, script)
     assert len(drawn) == 3, "after 1, 2 and 4 visits; then there are two different steps"
     assert [child.num_drawn for child in tree.root.children] == [8, 4]
@@ -98,7 +98,7 @@ def test_a_spent_state_is_sampled_again_until_every_step_was_drawn_twice(agents:
     def script(state: tuple[int, ...]) -> Expansion:
         return Expansion(0.0, tuple(step(token, finish="end") for token in next(answers)))
 
-    tree = plant(replace(CONFIG, widen=True, agents=agents, simulations=50))
+    tree = plant(replace(CONFIG, widen="always", agents=agents, simulations=50))
     engine = grown(tree, script)
     assert len(engine.expanded) == 3
     assert tree.root.closed

@@ -18,7 +18,7 @@ from tsd.search import Status, Tree, grow, record, resume, tree_hash
 from tsd.search.agent import simulate
 from tsd.types import Expansion, Grade, Position
 
-BASE = SearchConfig(simulations=60, max_depth=5, stop_when_solved=False, widen=False)
+BASE = SearchConfig(simulations=60, max_depth=5, stop_when_solved=False, widen="never")
 
 
 def game(seed: int, width: int = 4, end_share: float = 0.2) -> Any:
@@ -87,7 +87,7 @@ settings_of_search = st.builds(
     root=st.sampled_from(["puct", "gumbel"]),
     root_noise=st.sampled_from([0.0, 0.25]),
     min_max_q=st.booleans(),
-    widen=st.booleans(),
+    widen=st.sampled_from(["never", "spent", "always"]),
     transpositions=st.booleans(),
 )
 

@@ -111,9 +111,9 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Share of Dirichlet noise in the root's prior."""
     root_noise_alpha: Positive = 0.3
     """Its concentration."""
-    widen: bool = True
-    """Sample a state anew where all its samples were one and the same step, at each doubling of its visits, and where
-    everything below it is searched, as long as other steps are likely."""
+    widen: Literal["never", "spent", "always"] = "spent"
+    """When a state is sampled again: `spent`, where everything below it is searched and other steps are likely; `always`,
+    also where all its samples were one and the same step, at each doubling of its visits."""
     transpositions: bool = False
     """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False

@@ -139,7 +139,7 @@ class Tree:
 
     def widens(self, node: Node) -> bool:
         """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
-        if not self.config.widen or node.expanding:
+        if self.config.widen != "always" or node.expanding:
             return False
         num_draws = max(1, node.children[0].num_drawn // self.config.num_samples)
         return node.visits >= 1 << num_draws
@@ -281,14 +281,14 @@ class Tree:
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.
 
-        Where widening is on, a node of which some sample was drawn but once is spent instead: the share of such samples
+        Unless `widen` is `never`, a node of which some sample was drawn but once is spent instead: the share of such samples
         is the chance that another one would be new (Good, 1953).
         """
         while node is not None:
             for child in node.children:
                 if not child.closed:
                     return
-            if self.config.widen and any(child.num_drawn == 1 for child in node.children):
+            if self.config.widen != "never" and any(child.num_drawn == 1 for child in node.children):
                 node.spent = True
                 return
             node.closed = True
