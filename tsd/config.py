@@ -112,8 +112,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     root_noise_alpha: Positive = 0.3
     """Its concentration."""
     widen: Literal["never", "spent", "always"] = "spent"
-    """When a state is sampled again: `spent`, where everything below it is searched and other steps are likely; `always`,
-    also where all its samples were one and the same step, at each doubling of its visits."""
+    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely.
+    `always`: also where all its samples were one and the same step, at each doubling of its visits."""
     transpositions: bool = False
     """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False

@@ -281,8 +281,8 @@ class Tree:
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.
 
-        Unless `widen` is `never`, a node of which some sample was drawn but once is spent instead: the share of such samples
-        is the chance that another one would be new (Good, 1953).
+        Unless `widen` is `never`, a node of which some sample was drawn but once is spent instead: the share of such
+        samples is the chance that another one would be new (Good, 1953).
         """
         while node is not None:
             for child in node.children:
