@@ -185,6 +185,7 @@ def solve(
     from tsd.commands import as_json, describe_solution, setting, solve_problem
 
     options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
+    options["search.widen"] = "spent"  # the budget is there to be used
     settings = [setting(key, value) for key, value in options.items()]
     solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
     print(as_json(solution) if json else describe_solution(solution))

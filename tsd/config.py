@@ -111,7 +111,7 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Share of Dirichlet noise in the root's prior."""
     root_noise_alpha: Positive = 0.3
     """Its concentration."""
-    widen: Literal["never", "spent", "always"] = "spent"
+    widen: Literal["never", "spent", "always"] = "never"
     """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely.
     `always`: also where all its samples were one and the same step, at each doubling of its visits."""
     transpositions: bool = False

@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     python_us_per_sim: float
     """CPU time of the event loop's thread per simulation."""
     bare_us_per_call: float
-    """Wall-clock microseconds per call of a bare loop that awaits the same engine calls, as many at once."""
+    """Wall-clock microseconds per call of a bare loop that awaits the same engine calls, `mean_in_flight` at once."""
     sims_per_s: float
     expansions_per_s: float
     tokens_per_s: float

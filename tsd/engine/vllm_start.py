@@ -57,12 +57,13 @@ def import_vllm(num_threads: int) -> None:
 def set_environment(num_threads: int) -> None:
     """What vLLM reads from the environment, to be called before it is imported. What the user has set stays.
 
-    No usage statistics; warnings only; processes that inherit no threads. On CPUs, threads that are counted and left
-    unbound: vLLM's own binding gives every engine the same cores and keeps others idle.
+    No usage statistics; warnings only, on standard error; processes that inherit no threads. On CPUs, threads that are
+    counted and left unbound: vLLM's own binding gives every engine the same cores and keeps others idle.
     """
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(num_threads),
