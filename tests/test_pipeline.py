@@ -78,6 +78,18 @@ def test_a_whole_run_on_the_mock_engine_learns_and_leaves_no_process(tmp_path: P
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", ["cispo", "best-of-n"])
+def test_the_baselines_learn_through_the_same_pipeline(method: str, tmp_path: Path) -> None:
+    options = ("--set", f"method={method}", "--set", "sample.group_size=4", "--set", "sample.best_of=8")
+    with launched([*TSD, *MOCK, *SHORT, *options, "--max-updates", "4", "--run-dir", str(tmp_path / "run")]) as run:
+        finish(run, 100)
+    found = summary(tmp_path / "run")
+    assert (found["num_updates"], found["num_trajectories"]) == (4, 32)
+    rewards = [row.reward_mean for row in updates(tmp_path / "run")]
+    assert (min(rewards) > 0.1) == (method == "best-of-n"), "of many samples the best is good, all of them are not"
+
+
+@pytest.mark.timeout(120)
 def test_a_stopped_run_resumes_and_uses_each_trajectory_once(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     slow = ("--set", "engine.mock_latency_s=0.02", "--max-updates", "20")

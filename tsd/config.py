@@ -133,6 +133,18 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
 
+Method = Literal["mcts", "cispo", "best-of-n"]
+
+
+class SampleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[sample]: the baselines, which learn from whole responses instead of trees."""
+
+    group_size: Count = 16
+    """cispo: samples of one problem, all learned from."""
+    best_of: Count = 64
+    """best-of-n: samples of one problem, of which the best is learned from."""
+
+
 class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference) - c_entropy * H(policy)."""
 
@@ -148,8 +160,9 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
     ratio_mask: NotNegative = 0.0
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
-    advantage: Literal["value", "group"] = "value"
-    """A of a token: R - V(s_t), or R normalised over the trajectories of one group (GRPO's)."""
+    advantage: Literal["auto", "value", "group"] = "auto"
+    """A of a token: `value`, R - V(s_t), or `group`, R normalised over the trajectories of one group (GRPO's);
+    `auto` takes `group` for the method `cispo` and `value` for the others."""
     c_policy: NotNegative = 1.0
     """Weight of the policy loss."""
     c_value: NotNegative = 1.0
@@ -223,11 +236,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     seed: Whole = 0
     """Seeds every random choice of the run."""
+    method: Method = "mcts"
+    """What the generators learn from: trees, or as baselines groups of samples, or the best of many samples."""
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     search: SearchConfig = SearchConfig()
     harvest: HarvestConfig = HarvestConfig()
+    sample: SampleConfig = SampleConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     transport: TransportConfig = TransportConfig()

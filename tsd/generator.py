@@ -29,7 +29,7 @@ from tsd.model.files import model_path
 from tsd.observe.metrics import GeneratorRow, MetricsWriter
 from tsd.protocols import Engine, Task, TextCodec
 from tsd.search import Path as SearchPath
-from tsd.search import Reserve, Tree, grow, harvest, plant
+from tsd.search import Reserve, Tree, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.transport.addresses import Addresses
 from tsd.transport.trajectories import TrajectorySender
@@ -84,9 +84,7 @@ class Generator:
             search = self.config.search
             reserve = self.reserve if search.share_budget else None
             tree = plant(problem, self.task, self.codec, self.config.task.style, search, reserve=reserve)
-            await grow(tree, self.engine)
-            rng = random.Random(f"{self.config.seed} {problem.id}")
-            paths = await harvest(tree, self.engine, self.config.harvest, rng)
+            paths = await self._paths(tree, problem)
             self._count(tree)
             for trajectory in self._trajectories(tree, problem, paths):
                 await self.sender.send(trajectory, self.config.transport.timeout_s)
@@ -127,6 +125,14 @@ class Generator:
             due = time.monotonic() + LAG_PROBE_S
             await asyncio.sleep(LAG_PROBE_S)
             self.counters.loop_lag_s = max(self.counters.loop_lag_s, time.monotonic() - due)
+
+    async def _paths(self, tree: Tree, problem: Problem) -> list[SearchPath]:
+        """What the method learns from."""
+        config = self.config
+        if config.method != "mcts":
+            return await sample_paths(tree, self.engine, config.method, config.sample)
+        await grow(tree, self.engine)
+        return await harvest(tree, self.engine, config.harvest, random.Random(f"{config.seed} {problem.id}"))
 
     def _count(self, tree: Tree) -> None:
         self.counters.num_trees += 1

@@ -51,6 +51,10 @@ class PolicyLearner:
         self.policy = Policy.load(source).to(group.device)
         self.reference = Policy.load(start).to(group.device) if config.loss.c_kl else None
         train = config.train
+        self.loss = config.loss
+        if config.loss.advantage == "auto":
+            advantage = "group" if config.method == "cispo" else "value"
+            self.loss = msgspec.structs.replace(config.loss, advantage=advantage)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
         )
@@ -70,7 +74,7 @@ class PolicyLearner:
                     self.reference,
                     self.optimizer,
                     batches,
-                    config=self.config.loss,
+                    config=self.loss,
                     temperature=self.config.engine.temperature,
                     max_grad_norm=train.max_grad_norm,
                     own_version=version,

@@ -99,7 +99,7 @@ def losses(
     """The weighted loss, summed over tokens; its terms in the order of SUMS; and the tokens' log ratios [N]."""
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
     returns = batch.rewards.to(device)[:, None].expand_as(scored.values)
-    if config.advantage == "value":
+    if config.advantage != "group":
         advantages = (returns - scored.values).detach()  # A = R - V(s_t)
     else:
         advantages = batch.group_advantages.to(device)[:, None].expand_as(scored.values)

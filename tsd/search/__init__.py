@@ -10,6 +10,7 @@ from tsd.search.harvest import Path, harvest
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
 from tsd.search.record import NodeRecord, TreeRecord, record, resume, subtree, tree_hash
+from tsd.search.sampled import sample_paths
 from tsd.search.tree import Reserve, Tree
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "plant",
     "record",
     "resume",
+    "sample_paths",
     "subtree",
     "tree_hash",
 ]
