@@ -123,6 +123,7 @@ def test_group_advantages_and_entropy_are_learned_from_when_asked_for() -> None:
     # Each group has one member, so that nothing but the entropy is left.
     assert stats.policy_loss == 0.0
     assert stats.loss == pytest.approx(-0.1 * stats.entropy, rel=1e-5)
+    assert stats.grad_norm > 0
 
 
 def test_an_update_tells_how_healthy_it_is() -> None:

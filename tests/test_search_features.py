@@ -195,6 +195,28 @@ def test_what_an_ended_tree_leaves_goes_to_others_of_its_reserve_up_to_twice_the
     assert (greedy.num_simulations, reserve.num_simulations) == (40, 80)
 
 
+def test_asking_why_a_tree_stopped_takes_nothing_from_the_reserve() -> None:
+    """Another tree may give back between the last agent's end and the question."""
+    reserve = Reserve()
+    tree = Tree((7,), lambda tokens: graded(0.0), replace(CONFIG, simulations=5, max_depth=60), reserve=reserve)
+    grown(tree, wide)
+    reserve.num_simulations = 3
+    assert tree.stop_reason() == "simulations"
+    assert reserve.num_simulations == 3
+    assert tree.begin()
+    assert reserve.num_simulations == 2
+
+
+def test_a_resumed_tree_knows_its_states_again() -> None:
+    config = replace(CONFIG, transpositions=True, simulations=40)
+    tree = Tree((7,), lambda tokens: graded(0.5), config, read=by_sum)
+    grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
+    again = resume(record(tree), tree.grade, config, read=by_sum)
+    assert {key: again.response(one) for key, one in again.first_of.items()} == {
+        key: tree.response(one) for key, one in tree.first_of.items()
+    }
+
+
 def test_a_tree_stops_when_its_time_is_up_and_says_so() -> None:
     tree = plant(replace(CONFIG, agents=4, simulations=1000, time_limit_s=10.5, max_depth=50))
     engine = grown(tree, wide, latency_s=1.0)

@@ -229,13 +229,13 @@ def bench_search(
     rows = measure_search(
         [*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees, problems
     )
-    if plot_:
-        plot(rows, plot_)
     if json:
         print(as_json({"rows": rows, "recommendation": recommendation(rows)}))
     else:
         Console().print(rows_table(rows))
         Console().print(f"Recommended: {recommendation(rows)}", highlight=False)
+    if plot_:
+        plot(rows, plot_)
 
 
 @app.command()

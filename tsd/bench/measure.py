@@ -45,12 +45,9 @@ async def bench_search(config: Config, agents: Sequence[int], trees: Sequence[in
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
     rows: list[Row] = []
     async with generation.engine as engine:
-        first = True
+        await Bench(config, engine, generation.codec, num_problems=1).warm_up()
         for num_agents, num_trees in itertools.product(agents, trees):
             bench = Bench(config, engine, generation.codec, problems or num_trees)
-            if first:
-                await bench.warm_up()
-                first = False
             rows.append(await bench.measure(num_agents, num_trees))
     return rows
 
@@ -65,7 +62,7 @@ class Bench:
     num_problems: int
 
     async def warm_up(self) -> None:
-        (tree,) = self.grove(1)[:1]
+        (tree,) = self.grove(1)
         await self.engine.expand(tree.prompt, self.config.search.num_samples, self.config.search.max_step_tokens)
 
     async def measure(self, agents: int, trees: int) -> Row:

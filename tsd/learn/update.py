@@ -42,7 +42,13 @@ class Scored:
 
 
 def score(
-    policy: Policy, batch: MicroBatch, temperature: float, device: torch.device, *, value_reaches_trunk: bool = True
+    policy: Policy,
+    batch: MicroBatch,
+    temperature: float,
+    device: torch.device,
+    *,
+    value_reaches_trunk: bool = True,
+    entropy_gradient: bool = False,
 ) -> Scored:
     """Logprobs at the sampling temperature, values and entropies at every predicting position."""
     tokens = batch.tokens.to(device)
@@ -50,7 +56,8 @@ def score(
     logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)
     log_probs = log_policy(logits, temperature)
     logprobs = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
     return Scored(logprobs, values, entropy)
 
 
@@ -74,7 +81,14 @@ def update(
     sums, seen = torch.zeros(len(SUMS), device=group.device), list[Tensor]()
     optimizer.zero_grad()
     for batch in batches:
-        scored = score(policy, batch, temperature, group.device, value_reaches_trunk=config.value_reaches_trunk)
+        scored = score(
+            policy,
+            batch,
+            temperature,
+            group.device,
+            value_reaches_trunk=config.value_reaches_trunk,
+            entropy_gradient=config.c_entropy > 0,
+        )
         anchor = None
         if reference is not None:
             with torch.no_grad():

@@ -53,9 +53,9 @@ def choose(tree: Tree, config: HarvestConfig) -> Node:
 
 
 def _follow(node: Node, key: Callable[[Node], tuple[float, float]]) -> Node:
-    """From a node down the best children to a leaf that is not truncated, if there is one."""
+    """From a node down the best children to a leaf that is not cut off, if there is one."""
     while node.children:
-        alive = [child for child in node.children if child.status is not Status.TRUNCATED]
+        alive = [child for child in node.children if child.status in (Status.OPEN, Status.TERMINAL)]
         if not alive:
             break
         node = max(alive, key=key)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from tsd.config import SearchConfig
-from tsd.search.node import Node, Status
+from tsd.search.node import BEST_REWARD, Node, Status
 from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
 from tsd.types import Finish, Grade, Position, Step
@@ -123,6 +123,11 @@ def resume(
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated, tree.solved = saved.num_expansions, saved.num_generated, saved.solved
     tree.num_transpositions = sum(node.twin is not None for node in nodes)
+    if tree.read is not None:
+        for node in nodes[1:]:
+            key = tree.read(tree.response(node)).key
+            if key is not None and node.status in (Status.OPEN, Status.TERMINAL):
+                tree.first_of.setdefault(key, node.twin or node)
     return tree
 
 
@@ -167,7 +172,7 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
             one.value_sum, one.num_values, one.twin = one.q * one.visits, one.visits, None
     node.parent = node.step = None
     new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
-    new.solved = any(one.status is Status.TERMINAL and one.end_value >= 1.0 for one in below)
+    new.solved = any(one.status is Status.TERMINAL and one.end_value >= BEST_REWARD for one in below)
     return new
 
 

@@ -79,7 +79,8 @@ class Tree:
 
     def begin(self) -> bool:
         """Takes one simulation from the budget; False when the tree is done."""
-        if self.stop_reason() is not None:
+        reason = self.stop_reason()
+        if reason is not None and not (reason == "simulations" and self._draw_on_reserve()):
             return False
         self.num_simulations += 1
         return True
@@ -95,7 +96,7 @@ class Tree:
             return "seconds"
         if config.max_tokens and self.num_generated >= config.max_tokens:
             return "tokens"
-        if self.num_simulations >= self.budget and not self._draw_on_reserve():
+        if self.num_simulations >= self.budget:
             return "simulations"
         return None
 
