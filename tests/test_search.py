@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import ref
 
 import pytest
 from msgspec.structs import replace
@@ -52,9 +53,9 @@ def check_counts(tree: Tree) -> None:
             # Its own evaluation counts once, and once more each time it widens; every other visit went on to a child.
             own = node.visits - sum(child.visits for child in node.children)
             assert own == 1 or (tree.config.widen != "never" and 1 < own <= node.visits.bit_length() + 1)
-        assert abs(node.value_sum) <= node.num_values + 1e-9
-        if not tree.num_transpositions:
-            assert node.num_values == node.visits
+        assert abs(node.value_sum) <= node.visits + 1e-9
+        if node.visits and not node.state:
+            assert node.mean == pytest.approx(node.value_sum / node.visits)
 
 
 async def test_each_simulation_is_one_expansion_and_its_value_counts_once_in_every_ancestor() -> None:
@@ -153,9 +154,9 @@ def node(
     parent: Node | None, prior: float, visits: int, mean: float, in_flight: int = 0, of: Step | None = None
 ) -> Node:
     made = Node(
-        parent, of or step(1), 1, 1, 0, prior, num_drawn=1, visits=visits, value_sum=mean * visits, num_values=visits
+        ref(parent) if parent else None, of or step(1), 1, 1, 0, prior, visits=visits, passed=visits + in_flight
     )
-    made.in_flight = in_flight
+    made.value_sum, made.mean = mean * visits, mean if visits else None
     if parent is not None:
         parent.children = [*parent.children, made]
     return made
@@ -178,7 +179,7 @@ def test_priors_by_probability_and_by_probability_per_token() -> None:
 
 def selected(tree: Tree) -> Node:
     """Where a simulation that stands at the root goes next."""
-    tree.root.in_flight += 1
+    tree.root.passed += 1
     path = [tree.root]
     descend(tree, path)
     tree.unmark(path)
@@ -190,7 +191,8 @@ def test_selection_follows_the_formula() -> None:
     for wins in range(3):
         tree = plant(config)
         # The root has been evaluated once itself, and passed on its other visits.
-        tree.root.visits, tree.root.num_values, tree.root.value_sum = 11, 11, 0.2 * 11
+        tree.root.visits = tree.root.passed = 11
+        tree.root.mean = 0.2
         means = [0.3, 0.1, 0.0]
         means[wins] += 1.0
         a, b = node(tree.root, 0.6, 8, means[0]), node(tree.root, 0.3, 2, means[1])
@@ -208,7 +210,7 @@ def test_a_visit_in_flight_never_makes_a_child_look_better() -> None:
     for scheme in ("virtual-loss", "wu-uct"):
         for mean in (-0.9, -0.5, 0.0, 0.7):
             tree = plant(SearchConfig(in_flight=scheme))
-            tree.root.visits = 9
+            tree.root.visits = tree.root.passed = 9
             node(tree.root, 0.5, 4, mean, in_flight=3)
             idle = node(tree.root, 0.5, 4, mean)
             assert selected(tree) is idle
@@ -218,7 +220,7 @@ def test_virtual_loss_weighs_each_visit_in_flight_as_one_lost() -> None:
     """With Q = -0.5 over 4 visits and one in flight: (-2 - 1) / 5 = -0.6."""
     for other, expected in ((-0.59, 1), (-0.61, 0)):
         tree = plant(SearchConfig(in_flight="virtual-loss", c_puct=0.0))
-        tree.root.visits = 9
+        tree.root.visits = tree.root.passed = 9
         children = node(tree.root, 0.5, 4, -0.5, in_flight=1), node(tree.root, 0.5, 4, other)
         assert selected(tree) is children[expected]
 

@@ -1,9 +1,11 @@
 """What each setting of the search does, one behaviour a test, on scripted engines."""
 
 import asyncio
+import gc
 import math
 import random
 from collections.abc import Callable, Sequence
+from weakref import ref
 
 import pytest
 from msgspec.structs import replace
@@ -52,7 +54,7 @@ def test_min_max_scaling_makes_small_differences_of_value_count() -> None:
     """Two children whose values differ by 0.02 in a tree that has seen nothing else: scaled, the better one wins."""
     for scaled in (False, True):
         tree = plant(replace(CONFIG, min_max_q=scaled, c_puct=1.0))
-        tree.root.visits = 21
+        tree.root.visits = tree.root.passed = 21
         good, rare = node(tree.root, 0.5, 12, 0.01), node(tree.root, 0.5, 8, -0.01)
         for value in (0.01, -0.01):
             tree.backup([], value)
@@ -125,10 +127,9 @@ def test_equal_states_share_their_value_and_nothing_else() -> None:
     engine = grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
     pairs = {tree.response(one): one for one in tree.root.walk()}
     first, second = pairs[1, 2], pairs[2, 1]
-    assert second.twin is first
-    assert first.twin is None
+    assert second.state is first.state is not None
     assert first.q == second.q
-    assert first.num_values == first.visits + second.visits
+    assert first.num_values == second.num_values == first.visits + second.visits
     assert first.children is not second.children
     assert tree.num_transpositions > 0
     assert len(engine.expanded) == len(set(engine.expanded)), "each keeps its own text and its own expansion"
@@ -212,9 +213,27 @@ def test_a_resumed_tree_knows_its_states_again() -> None:
     tree = Tree((7,), lambda tokens: graded(0.5), config, read=by_sum)
     grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
     again = resume(record(tree), tree.grade, config, read=by_sum)
-    assert {key: again.response(one) for key, one in again.first_of.items()} == {
-        key: tree.response(one) for key, one in tree.first_of.items()
-    }
+    states = [
+        {key: {one.response(node) for up in state.nodes if (node := up())} for key, state in one.states.items()}
+        for one in (again, tree)
+    ]
+    assert states[0] == states[1]
+    assert max(len(nodes) for nodes in states[0].values()) > 1
+
+
+def test_a_tree_goes_the_moment_it_is_let_go() -> None:
+    """No cycle of references keeps its nodes for the garbage collector."""
+    config = replace(CONFIG, transpositions=True, simulations=40)
+    tree = Tree((7,), lambda tokens: graded(0.5), config, read=by_sum)
+    grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
+    nodes = [ref(one) for one in tree.root.walk()]
+    assert tree.num_transpositions > 0
+    gc.disable()
+    try:
+        del tree
+        assert [one() for one in nodes] == [None] * len(nodes)
+    finally:
+        gc.enable()
 
 
 def test_a_tree_stops_when_its_time_is_up_and_says_so() -> None:

@@ -31,8 +31,8 @@ def run_child(work: Coroutine[None, None, None]) -> int:
 def rare_gc() -> None:
     """For a process that grows trees.
 
-    A tree is one large cycle of living objects, which Python's collector visits again and again: with its usual
-    thresholds that costs a third of a simulation. Trees that have ended still go, in some seconds.
+    A tree is many living objects, which Python's collector visits again and again: with its usual thresholds that costs
+    a third of a simulation. Trees make no cycles of references, so those let go of need no collector.
     """
     gc.set_threshold(50_000, 20, 20)
 

@@ -62,7 +62,10 @@ class Bench:
     num_problems: int
 
     async def warm_up(self) -> None:
+        """One call; where calls cost nothing one tree, so that the interpreter has met all of the search."""
         (tree,) = self.grove(1)
+        if self.config.engine.kind == "null":
+            await grow(tree, self.engine)
         await self.engine.expand(tree.prompt, self.config.search.num_samples, self.config.search.max_step_tokens)
 
     async def measure(self, agents: int, trees: int) -> Row:

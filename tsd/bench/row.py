@@ -128,7 +128,7 @@ def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], tim
 
 def num_bytes(node: Node) -> int:
     """What a node holds alone: itself, its list of children, its step but for the token ids, its own numbers."""
-    parts: list[object] = [node, node.children, node.value_sum, node.prior, node.value, node.grade]
+    parts: list[object] = [node, node.children, node.value_sum, node.mean, node.prior, node.value, node.grade]
     if node.step is not None:
         parts += [node.step, node.step.logprobs, node.step.values]
         if isinstance(node.step.logprobs, tuple):  # an array holds its numbers itself

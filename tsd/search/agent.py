@@ -31,6 +31,7 @@ async def simulate(tree: Tree, engine: Engine) -> None:
 
     At a node that another agent is expanding it waits and descends further (`wait`), or starts again from the root
     (`reselect`): the path given up stays marked until the simulation's end, so that the next one leads elsewhere.
+    What is left in `paths` is unmarked.
     Where the expansion left nothing to search below, it starts again too; what is known of ends is counted already.
     """
     paths = [tree.enter()]
@@ -39,11 +40,10 @@ async def simulate(tree: Tree, engine: Engine) -> None:
             path = paths[-1]
             node = descend(tree, path)
             if node.status is not Status.OPEN:
-                tree.backup(path, node.end_value)
-                return
+                return tree.backup(paths.pop(), node.end_value)
             if not node.expanding:
-                tree.backup(path, await _expand(tree, engine, path))
-                return
+                value = await _expand(tree, engine, path)
+                return tree.backup(paths.pop(), value)
             tree.num_collisions += 1
             if tree.config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
                 paths.append(tree.enter())

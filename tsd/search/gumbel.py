@@ -29,7 +29,7 @@ class GumbelRoot:
         if len(self.noise) != len(children):
             self.noise += [-math.log(self.rng.expovariate(1.0)) for _ in children[len(self.noise) :]]
             self.schedule = considered_visits(len(children), self.simulations)
-        visits = [child.visits + child.in_flight for child in children]
+        visits = [child.passed for child in children]
         turn = min(sum(visits), len(self.schedule) - 1)
         open_ = [i for i, child in enumerate(children) if not child.closed] or list(range(len(children)))
         due = [i for i in open_ if visits[i] == self.schedule[turn]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from weakref import ref
 
 import msgspec
 
@@ -23,10 +24,14 @@ class Status(Enum):
     """The task says that nothing legal can follow; worth WORST_REWARD."""
 
 
-class Node(msgspec.Struct, eq=False):
-    """The state after a step. Holds its own step alone, not a copy of the prefix."""
+class Node(msgspec.Struct, eq=False, weakref=True):
+    """The state after a step. Holds its own step alone, not a copy of the prefix.
 
-    parent: "Node | None"
+    Nodes make no cycles of references, so a tree goes the moment it is let go: no garbage collector has to look for it.
+    """
+
+    up: "ref[Node] | None"
+    """To the parent, weakly."""
     step: Step | None
     """None at the root."""
     depth: int
@@ -36,21 +41,21 @@ class Node(msgspec.Struct, eq=False):
     """Expansions of the tree before the one that made it."""
     prior: float = 0.0
     """P among its siblings; they sum to 1."""
-    num_drawn: int = 0
+    num_drawn: int = 1
     """Samples that were this step."""
     status: Status = Status.OPEN
     grade: Grade | None = None
     """Of a terminal node."""
     visits: int = 0
     """N: completed visits by way of this parent."""
-    in_flight: int = 0
-    """O: simulations that passed here and have not been backed up."""
+    passed: int = 0
+    """N + O: visits, and simulations that passed here and have not been backed up."""
     value_sum: float = 0.0
-    """W: sum of the values backed up here and, where it is their twin, in other nodes of the same state."""
-    num_values: int = 0
-    """How many those are; equal to `visits` in a node that nobody shares."""
-    twin: "Node | None" = None
-    """The tree's first node of the same state, which then holds W for both."""
+    """W: sum of the values backed up here."""
+    mean: float | None = None
+    """Of the values backed up, here and in other nodes of the same state; None before the first."""
+    state: "State | None" = None
+    """What it shares with other nodes, where the search asks the task for states."""
     value: float | None = None
     """V(s) from the value head, known once expanded."""
     children: "Sequence[Node]" = ()
@@ -63,10 +68,28 @@ class Node(msgspec.Struct, eq=False):
     """One agent is expanding this node; others wait for it."""
 
     @property
+    def parent(self) -> "Node | None":
+        """None at the root."""
+        if self.up is None:
+            return None
+        parent = self.up()
+        assert parent is not None, "a node is of use only as long as somebody holds its tree"
+        return parent
+
+    @property
+    def in_flight(self) -> int:
+        """O: simulations that passed here and have not been backed up."""
+        return self.passed - self.visits
+
+    @property
+    def num_values(self) -> int:
+        """How many values `mean` is of."""
+        return self.state.num_values if self.state else self.visits
+
+    @property
     def q(self) -> float:
         """Mean of the values backed up; before the first, V where known, else 0."""
-        holder = self.twin or self
-        return holder.value_sum / holder.num_values if holder.num_values else self.value or 0.0
+        return self.mean if self.mean is not None else self.value or 0.0
 
     @property
     def end_value(self) -> float:
@@ -77,9 +100,9 @@ class Node(msgspec.Struct, eq=False):
         """From the root's child down to here."""
         nodes: list[Node] = []
         node = self
-        while node.parent is not None:
+        while (parent := node.parent) is not None:
             nodes.append(node)
-            node = node.parent
+            node = parent
         nodes.reverse()
         return nodes
 
@@ -90,3 +113,27 @@ class Node(msgspec.Struct, eq=False):
             node = stack.pop()
             yield node
             stack += reversed(node.children)
+
+
+class State(msgspec.Struct, eq=False):
+    """Nodes from which, as the task says, the same can follow: one grade, one mean of values."""
+
+    nodes: "list[ref[Node]]"
+    """By age; weakly, as nodes hold their state."""
+    value_sum: float = 0.0
+    num_values: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Of the values; None before the first."""
+        return self.value_sum / self.num_values if self.num_values else None
+
+    def back_up(self, value: float) -> None:
+        """A value counts for all of them."""
+        self.value_sum += value
+        self.num_values += 1
+        mean = self.mean
+        for one in self.nodes:
+            node = one()
+            assert node is not None, "its tree is growing"
+            node.mean = mean

@@ -28,7 +28,7 @@ def set_priors(children: list[Node], kind: PriorKind) -> None:
 
 def order(children: list[Node]) -> None:
     """Puts children as `Node.children` wants them."""
-    children.sort(key=lambda child: (not child.visits and not child.in_flight, -child.prior))
+    children.sort(key=lambda child: (not child.passed, -child.prior))
 
 
 def _by_probability(children: Sequence[Node], kind: Literal["softmax", "length-normalised"]) -> list[float]:

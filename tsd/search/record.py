@@ -5,11 +5,12 @@ Nodes come parents first, so the list is a trie of the sampled tokens with what 
 
 import hashlib
 from collections.abc import Callable, Sequence
+from weakref import ref
 
 import msgspec
 
 from tsd.config import SearchConfig
-from tsd.search.node import BEST_REWARD, Node, Status
+from tsd.search.node import BEST_REWARD, Node, State, Status
 from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
 from tsd.types import Finish, Grade, Position, Step
@@ -35,14 +36,20 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Status = Status.OPEN
     grade: Grade | None = None
     prior: float = 1.0
-    num_drawn: int = 0
+    num_drawn: int = 1
     visits: int = 0
     value_sum: float = 0.0
-    num_values: int = 0
     q: float = 0.0
     value: float | None = None
-    twin: int | None = None
-    """The place of the node that holds value_sum for both."""
+    state: int | None = None
+    """Its place among `states`."""
+
+
+class StateRecord(msgspec.Struct, frozen=True):
+    """What nodes of one state share."""
+
+    value_sum: float
+    num_values: int
 
 
 class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +57,7 @@ class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: tuple[int, ...]
     nodes: tuple[NodeRecord, ...]
+    states: tuple[StateRecord, ...]
     num_simulations: int
     num_expansions: int
     num_generated: int
@@ -59,12 +67,13 @@ class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "") -> TreeRecord:
     """The tree as data; `decode` adds each step's text."""
-    place: dict[Node, int] = {node: i for i, node in enumerate(tree.root.walk())}
-    nodes = tuple(_node_record(node, place, decode) for node in place)
+    place = {node: i for i, node in enumerate(tree.root.walk())}
+    state_place = {state: i for i, state in enumerate(dict.fromkeys(node.state for node in place if node.state))}
     return TreeRecord(
         prompt=tree.prompt,
         prompt_text=decode(tree.prompt),
-        nodes=nodes,
+        nodes=tuple(_node_record(node, place, state_place, decode) for node in place),
+        states=tuple(StateRecord(state.value_sum, state.num_values) for state in state_place),
         num_simulations=tree.num_simulations,
         num_expansions=tree.num_expansions,
         num_generated=tree.num_generated,
@@ -72,7 +81,9 @@ def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "
     )
 
 
-def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[int]], str]) -> NodeRecord:
+def _node_record(
+    node: Node, place: dict[Node, int], state_place: dict[State, int], decode: Callable[[Sequence[int]], str]
+) -> NodeRecord:
     step = node.step or Step((), (), (), "step", 0)
     return NodeRecord(
         parent=NO_PARENT if node.parent is None else place[node.parent],
@@ -89,10 +100,9 @@ def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[
         num_drawn=node.num_drawn,
         visits=node.visits,
         value_sum=node.value_sum,
-        num_values=node.num_values,
         q=node.q,
         value=node.value,
-        twin=None if node.twin is None else place[node.twin],
+        state=None if node.state is None else state_place[node.state],
     )
 
 
@@ -114,20 +124,25 @@ def resume(
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
             raise ValueError(f"node {i} names {saved_node.parent} as its parent; expected a node before it")
         nodes.append(_node(saved_node, nodes, tree.root))
+    states = [State([], one.value_sum, one.num_values) for one in saved.states]
     for node, saved_node in zip(nodes, saved.nodes, strict=True):
-        node.twin = None if saved_node.twin is None else nodes[saved_node.twin]
+        if saved_node.state is not None:
+            node.state = states[saved_node.state]
+            node.state.nodes.append(ref(node))
     for node in reversed(nodes):
         node.closed = node.status is not Status.OPEN
         if node.children:
             tree.close(node)
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated, tree.solved = saved.num_expansions, saved.num_generated, saved.solved
-    tree.num_transpositions = sum(node.twin is not None for node in nodes)
+    tree.num_transpositions = sum(len(state.nodes) - 1 for state in states)
     if tree.read is not None:
         for node in nodes[1:]:
             key = tree.read(tree.response(node)).key
-            if key is not None and node.status in (Status.OPEN, Status.TERMINAL):
-                tree.first_of.setdefault(key, node.twin or node)
+            if key is not None and node.grade is not None:
+                tree.grades.setdefault(key, node.grade)
+            elif key is not None and node.status is Status.OPEN and key not in tree.states:
+                node.state = tree.states[key] = node.state or State([ref(node)], node.value_sum, node.visits)
     return tree
 
 
@@ -138,10 +153,12 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
     else:
         parent = nodes[saved.parent]
         step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
-        node = Node(parent, step, parent.depth + 1, parent.num_path_tokens + len(saved.tokens), saved.born)
+        node = Node(ref(parent), step, parent.depth + 1, parent.num_path_tokens + len(saved.tokens), saved.born)
         parent.children = [*parent.children, node]
-    for name in ("status", "grade", "prior", "num_drawn", "visits", "value_sum", "num_values", "value"):
+    for name in ("status", "grade", "prior", "num_drawn", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
+    node.passed = saved.visits
+    node.mean = saved.q if saved.visits or saved.state is not None else None
     return node
 
 
@@ -158,19 +175,20 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
     new = Tree(tree.state(node), lambda tokens: tree.grade(before + tuple(tokens)), config)
     read = tree.read
     new.read = None if read is None else lambda tokens: read(before + tuple(tokens))
-    if node.parent is not None:
-        siblings = [child for child in node.parent.children if child is not node]
+    parent = node.parent
+    if parent is not None:
+        siblings = [child for child in parent.children if child is not node]
         if siblings:
             set_priors(siblings, tree.config.prior)
-        node.parent.children = siblings
+        parent.children = siblings
     depth, num_tokens = node.depth, node.num_path_tokens
     below = list(node.walk())
     for one in below:
         one.depth -= depth
         one.num_path_tokens -= num_tokens
-        if one.twin is not None:
-            one.value_sum, one.num_values, one.twin = one.q * one.visits, one.visits, None
-    node.parent = node.step = None
+        if one.state is not None:
+            one.value_sum, one.state = one.q * one.visits, None
+    node.up = node.step = None
     new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
     new.solved = any(one.status is Status.TERMINAL and one.end_value >= BEST_REWARD for one in below)
     return new

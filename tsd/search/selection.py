@@ -20,43 +20,47 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     Best: the highest score among children with something left below, the first of equals. This is the search's
     hottest loop, so it is plain arithmetic on local names.
     """
-    config, gumbel, low, scale = tree.config, tree.gumbel, tree.q_low, tree.q_scale
-    shared = tree.num_transpositions > 0
-    c, reduction = config.c_puct, config.fpu_reduction
+    config, gumbel, shared = tree.config, tree.gumbel, tree.num_transpositions > 0
+    # With Q in units of a range, exploration counts for as much more as the range is wide.
+    c, scale, reduction = config.c_puct, tree.q_range, config.fpu_reduction
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     node = path[-1]
-    while node.children and not node.spent:
-        if gumbel is not None and node is tree.root:
-            best = gumbel.choose(node)
-        elif len(node.children) == 1:
+    while (children := node.children) and not node.spent:
+        best = children[0]
+        if len(children) == 1:
             if tree.widens(node):
                 break
-            best = node.children[0]
+        elif gumbel is not None and node is tree.root:
+            best = gumbel.choose(node)
         else:
             # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
-            total = node.visits + node.in_flight - 2
-            weight = (c if not config.c_puct_base else exploration(total, config)) * sqrt(total if total > 1 else 1)
-            holder = node.twin or node
-            first_play = holder.value_sum / (holder.num_values or 1) - reduction
-            best, highest = node.children[0], -inf
-            for child in node.children:
+            total = node.passed - 2
+            weight = scale * sqrt(total if total > 1 else 1)
+            weight *= c if not config.c_puct_base else exploration(total, config)
+            first_play = (node.mean or 0.0) - reduction
+            highest = -inf
+            for child in children:
                 if child.closed:
                     continue
-                busy = child.in_flight
-                holder = child.twin or child
-                if num_values := holder.num_values + loss * busy:
-                    q = (holder.value_sum + loss * busy * WORST_REWARD) / num_values
-                else:
-                    q = first_play
-                score = (q - low) * scale + weight * child.prior / (1 + child.visits + busy)
+                passed, q = child.passed, child.mean
+                if loss and passed > child.visits:
+                    q = with_losses(child, loss)
+                score = (first_play if q is None else q) + weight * child.prior / (1 + passed)
                 if score > highest:
                     best, highest = child, score
-                if not (num_values or busy or shared):
+                if not (passed or shared):
                     break  # untouched, and so are those after it, which have no larger prior
-        best.in_flight += 1
+        best.passed += 1
         path.append(best)
         node = best
     return node
+
+
+def with_losses(child: Node, loss: float) -> float:
+    """Q with each visit in flight as `loss` visits lost."""
+    num_lost = loss * child.in_flight
+    num_values = child.num_values
+    return ((child.mean or 0.0) * num_values + num_lost * WORST_REWARD) / (num_values + num_lost)
 
 
 def exploration(total: int, config: SearchConfig) -> float:

@@ -8,10 +8,11 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 from tsd.config import SearchConfig
 from tsd.search.gumbel import GumbelRoot
-from tsd.search.node import BEST_REWARD, Node, Status
+from tsd.search.node import BEST_REWARD, Node, State, Status
 from tsd.search.prior import order, set_priors
 from tsd.types import Expansion, Grade, Position, Step
 
@@ -43,18 +44,20 @@ class Tree:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead else None
         self.reserve, self.rng = reserve, random.Random(seed)
-        self.root = Node(parent=None, step=None, depth=0, num_path_tokens=0, born=0, prior=1.0)
+        self.root = Node(up=None, step=None, depth=0, num_path_tokens=0, born=0, prior=1.0)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
-        self.first_of: dict[str, Node] = {}
-        """The first node of each state key."""
+        self.states: dict[str, State] = {}
+        """Of open nodes, by the task's key."""
+        self.grades: dict[str, Grade] = {}
+        """Of answers, by the task's key."""
         self.budget = config.simulations
         self.expired = False
         """Its time is up."""
         self.solved = False
         """A path reached the highest reward."""
-        self.q_low, self.q_scale = 0.0, 1.0
-        """Selection takes (Q - q_low) * q_scale: the range seen so far where Q is normalised."""
-        self._q_high = -float("inf")
+        self.q_range = 1.0
+        """The unit of Q: where it is normalised, the range of the values backed up so far."""
+        self._q_low, self._q_high = float("inf"), -float("inf")
         self._arrivals: dict[Node, asyncio.Event] = {}
         """Of nodes being expanded, those that somebody waits for."""
         self.num_simulations = 0
@@ -158,63 +161,60 @@ class Tree:
         """The expansion is over, however it ended: those who wait for it go on."""
         node.expanding = False
         self.num_expanding -= 1
-        if (arrival := self._arrivals.pop(node, None)) is not None:
+        if self._arrivals and (arrival := self._arrivals.pop(node, None)) is not None:
             arrival.set()
 
     def enter(self) -> list[Node]:
         """A simulation begins at the root; returns its path."""
-        self.root.in_flight += 1
+        self.root.passed += 1
         return [self.root]
 
     def unmark(self, path: Sequence[Node]) -> None:
-        """A simulation is over, however it ended."""
+        """A simulation is given up: no evaluation comes back along this path."""
         for node in path:
-            node.in_flight -= 1
+            node.passed -= 1
 
     def backup(self, path: Sequence[Node], value: float) -> None:
-        """One evaluation, counted once in every node it passed, and once in every state."""
-        if self.num_transpositions:
-            self._backup_shared(path, value)
-        else:
-            for node in path:
-                node.visits += 1
-                node.value_sum += value
-                node.num_values += 1
+        """One evaluation completes a visit to every node it passed. It counts once in every state."""
+        for node in path:
+            node.visits = visits = node.visits + 1
+            node.value_sum = value_sum = node.value_sum + value
+            node.mean = value_sum / visits
+        if self.states:
+            # A path may meet a state again.
+            for state in dict.fromkeys(node.state for node in path if node.state):
+                state.back_up(value)
         if self.config.min_max_q:
             self._widen_range(value)
-
-    def _backup_shared(self, path: Sequence[Node], value: float) -> None:
-        """Visits belong to a node, values to its state: a path that meets a state again counts once there."""
-        for node in path:
-            node.visits += 1
-        for holder in dict.fromkeys(node.twin or node for node in path):
-            holder.value_sum += value
-            holder.num_values += 1
 
     def expand(self, node: Node, expansion: Expansion) -> None:
         """Gives a node its value and children. Equal samples become one child with their prior mass added."""
         if node.value is None:
             node.value = expansion.value
         node.spent = False
-        found = {child.step.tokens: child for child in node.children if child.step} if node.children else {}
-        children, depth, num_path_tokens = list(found.values()), node.depth + 1, node.num_path_tokens
-        born, may_end = self.num_expansions, self.read is not None or depth >= self.config.max_depth
-        for step in expansion.steps:
+        old, steps, config = node.children, expansion.steps, self.config
+        found = {child.step.tokens: child for child in old if child.step} if old else {}
+        depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
+        longest = config.max_path_tokens if depth < config.max_depth else 0
+        up = ref(node)
+        for step in steps:
             tokens = step.tokens
             self.num_generated += len(tokens)
             child = found.get(tokens)
             if child is None:
-                found[tokens] = child = Node(node, step, depth, num_path_tokens + len(tokens), born)
-                children.append(child)
-                if may_end or step.finish != "step" or child.num_path_tokens >= self.config.max_path_tokens:
+                num_path_tokens = node.num_path_tokens + len(tokens)
+                found[tokens] = child = Node(up, step, depth, num_path_tokens, born, share)
+                if may_end or step.finish != "step" or num_path_tokens >= longest:
                     self._settle(child, step)
             else:
-                self.num_duplicates += 1
-            child.num_drawn += 1
-        self.num_nodes += len(children) - len(node.children)
-        node.children = children
-        set_priors(children, self.config.prior)
-        if node is self.root and self.config.root_noise:
+                child.num_drawn += 1
+        node.children = children = list(found.values())
+        num_new = len(children) - len(old)
+        self.num_nodes += num_new
+        self.num_duplicates += len(steps) - num_new
+        if config.prior != "multiplicity" or old or num_new < len(steps):
+            set_priors(children, config.prior)
+        if config.root_noise and node is self.root:
             self._add_noise(children)
         self.num_expansions += 1
         self.close(node)
@@ -244,25 +244,26 @@ class Tree:
             child.status = Status.DEAD
             return True
         if position.key is not None and self.config.transpositions:
-            first = self.first_of.setdefault(position.key, child)
-            if first is not child:
-                child.twin = first
+            state = child.state = self.states.setdefault(position.key, State([]))
+            if state.nodes:
                 self.num_transpositions += 1
+                child.mean = state.mean
+            state.nodes.append(ref(child))
         return False
 
     def _grade(self, child: Node) -> Grade:
         """Equal answers, by the task's key, are graded once."""
         response = self.response(child)
         position = self.read(response) if self.read is not None else None
-        if position is None or position.key is None:
-            self.num_grades += 1
-            return self.grade(response)
-        first = self.first_of.setdefault(position.key, child)
-        if first.grade is None:
-            self.num_grades += 1
-            return self.grade(response)
-        self.num_grades_reused += 1
-        return first.grade
+        key = None if position is None else position.key
+        if key is not None and key in self.grades:
+            self.num_grades_reused += 1
+            return self.grades[key]
+        self.num_grades += 1
+        grade = self.grade(response)
+        if key is not None:
+            self.grades[key] = grade
+        return grade
 
     def _add_noise(self, children: list[Node]) -> None:
         """Dirichlet noise mixed into the root's priors (Silver et al., 2017)."""
@@ -274,10 +275,8 @@ class Tree:
 
     def _widen_range(self, value: float) -> None:
         """Min-max normalisation (Schrittwieser et al., 2020), over the values backed up."""
-        low = value if self._q_high == -float("inf") else min(self.q_low, value)
-        self._q_high = max(self._q_high, value)
-        self.q_low = low
-        self.q_scale = 1.0 / (self._q_high - low) if self._q_high > low else 1.0
+        self._q_low, self._q_high = min(self._q_low, value), max(self._q_high, value)
+        self.q_range = self._q_high - self._q_low or 1.0
 
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.
