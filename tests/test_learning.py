@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from tsd.config import LossConfig
-from tsd.learn.batch import MicroBatch, weigh
-from tsd.learn.batch import collate as collate_weighed
+from tsd.learn.batch import MicroBatch
+from tsd.learn.batch import collate as collate_rows
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group
 from tsd.learn.health import Stats, warnings
 from tsd.learn.loss import group_advantages, kl_loss, policy_loss, value_loss
-from tsd.learn.update import score, update
+from tsd.learn.rows import lay_out
+from tsd.learn.update import reference_logprobs, score, update
 from tsd.model.policy import Policy
 from tsd.model.tiny import tiny_model
-from tsd.types import Grade, Trajectory
+from tsd.types import FIRST, Grade, Trajectory
 
-DEFAULT = LossConfig()
+DEFAULT = LossConfig(advantage="value")
+CPU = torch.device("cpu")
 HALF, DOUBLE = math.log(0.5), math.log(2.0)
 
 
@@ -30,22 +32,29 @@ def trajectory(
 ) -> Trajectory:
     rng = np.random.default_rng(seed)
     return Trajectory(
-        id=f"t{seed}",
+        sender="0-a",
+        serial=seed,
         group=f"g{seed}",
         problem_id="p",
         generator=0,
+        position=seed,
         prompt=rng.integers(6, 25, num_prompt, np.int32),
         tokens=rng.integers(6, 25, num_tokens, np.int32),
         logprobs=np.full(num_tokens, logprob, np.float32),
         values=np.zeros(num_tokens, np.float32),
         versions=np.zeros(num_tokens, np.int32),
+        lengths=np.array([num_tokens], np.int32),
+        parents=np.array([FIRST], np.int32),
+        visits=np.ones(1, np.int32),
+        q=np.array([reward], np.float32),
+        ends=np.ones(1, np.int32),
         grade=Grade(reward, reward == 1.0, True),
         num_generated=num_tokens,
     )
 
 
-def collate(trajectories: list[Trajectory], max_tokens: int) -> list[MicroBatch]:
-    return collate_weighed(weigh(trajectories), max_tokens)
+def collate(trajectories: list[Trajectory], max_tokens: int, config: LossConfig = DEFAULT) -> list[MicroBatch]:
+    return collate_rows(lay_out(trajectories, config, 10_000), max_tokens)
 
 
 def policy(seed: int = 0) -> Policy:
@@ -176,11 +185,12 @@ def test_logprobs_and_values_do_not_depend_on_padding() -> None:
 def take_step(
     model: Policy, trajectories: list[Trajectory], max_tokens: int, lr: float = 1e-2, config: LossConfig = DEFAULT
 ) -> Stats | None:
+    batches = collate(trajectories, max_tokens, config)
     return update(
         model,
-        policy(),
+        reference_logprobs(policy(), batches, 1.0, CPU),
         torch.optim.SGD(model.parameters(), lr=lr),
-        collate(trajectories, max_tokens),
+        batches,
         config=config,
         temperature=1.0,
         max_grad_norm=1e9,

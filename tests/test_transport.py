@@ -24,15 +24,22 @@ SOON_S = 0.05
 
 def trajectory(name: str = "t", **changes: Any) -> Trajectory:
     whole = Trajectory(
-        id=name,
+        sender=name,
+        serial=0,
         group="g",
         problem_id="p",
         generator=3,
+        position=5,
         prompt=np.array([1, 2], np.int32),
         tokens=np.array([3, 4, 5], np.int32),
         logprobs=np.array([-0.5, -1.0, -np.pi], np.float32),
         values=np.array([0.1, 0.2, 0.3], np.float32),
         versions=np.array([7, 6, 7], np.int32),
+        lengths=np.array([2, 1], np.int32),
+        parents=np.array([-1, 0], np.int32),
+        visits=np.array([4, 2], np.int32),
+        q=np.array([0.1, 0.25], np.float32),
+        ends=np.array([0, 1], np.int32),
         grade=Grade(0.25, exact=False, well_formed=True),
         num_generated=41,
     )
@@ -95,7 +102,7 @@ def test_a_buffer_that_is_no_whole_number_of_items_is_a_frame_error() -> None:
 
 def test_a_frame_past_the_limit_is_refused_unread() -> None:
     frame = encode(trajectory())
-    assert decode(frame, Trajectory, max_bytes=len(frame)).id == "t"
+    assert decode(frame, Trajectory, max_bytes=len(frame)).id == "t-0"
     with pytest.raises(FrameError, match=rf"at most {len(frame) - 1} bytes, found {len(frame)}"):
         decode(frame, Trajectory, max_bytes=len(frame) - 1)
 
@@ -143,10 +150,16 @@ async def send_all(sender: TrajectorySender, trajectories: list[Trajectory], tim
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"logprobs": np.zeros(2, np.float32)}, "trajectory t: 2 logprobs for 3 tokens"),
-        ({"values": np.zeros(4, np.float32)}, "trajectory t: 4 values for 3 tokens"),
-        ({"versions": np.zeros(0, np.int32)}, "trajectory t: 0 versions for 3 tokens"),
+        ({"logprobs": np.zeros(2, np.float32)}, "trajectory t-0: 2 logprobs for 3 tokens"),
+        ({"values": np.zeros(4, np.float32)}, "trajectory t-0: 4 values for 3 tokens"),
+        ({"versions": np.zeros(0, np.int32)}, "trajectory t-0: 0 versions for 3 tokens"),
         ({"prompt": np.zeros(0, np.int32)}, "no prompt or no tokens"),
+        ({"visits": np.zeros(3, np.int32)}, "trajectory t-0: 3 visits for 2 steps"),
+        ({"lengths": np.array([2, 2], np.int32)}, "its steps have other tokens than it has"),
+        ({"lengths": np.array([3, 0], np.int32)}, "its steps have other tokens than it has"),
+        ({"parents": np.array([-1, 1], np.int32)}, "a step follows one that does not come before it"),
+        ({"parents": np.array([-2, 0], np.int32)}, "a step follows one that does not come before it"),
+        ({"q": np.array([0, np.nan], np.float32)}, "not finite"),
         ({"values": np.array([0, np.nan, 0], np.float32)}, "not finite"),
         ({"logprobs": np.array([0, -np.inf, 0], np.float32)}, "not finite"),
         ({"grade": Grade(float("nan"), exact=False, well_formed=False)}, "not finite"),
@@ -163,7 +176,7 @@ async def test_what_no_engine_gives_is_refused_and_the_next_one_arrives(
         await sender.send(trajectory("next"), PATIENCE_S)
         with pytest.raises(FrameError, match=message):
             await receiver.receive(PATIENCE_S)
-        assert (await receiver.receive(PATIENCE_S)).id == "next"
+        assert (await receiver.receive(PATIENCE_S)).sender == "next"
 
 
 async def test_both_ends_name_what_they_waited_for_at_the_deadline(

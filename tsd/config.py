@@ -4,13 +4,16 @@ Unknown keys and values out of range are refused with their path. Environment va
 A field's docstring is its documentation.
 """
 
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
+
+from tsd.toml import apply_setting, dump
 
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
@@ -30,6 +33,21 @@ class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the prompt is worded: for a chat model, or in the tiny model's compact form."""
     num_train: Count = 20_000
     """Training problems; generators go through them in a seeded order, again and again."""
+
+
+class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[reward]: what a response is worth in training. What solves a problem, and evaluation, stay the task's to say."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"task": 1.0})
+    """Rewards by name, each in [-1, 1]: their weighted sum, divided by the sum of the weights' absolute values.
+
+    `task` is the task's own; `format` is 1 for an answer that obeys the rules, else -1; `length` is minus the tokens as
+    a share of search.max_path_tokens; others come from packages, see `tsd.protocols.Reward`. What is not named does not
+    count, `task` included; a weight of 0 measures without counting."""
+
+    def __post_init__(self) -> None:
+        if not 0 < sum(map(abs, self.weights.values())) < math.inf:
+            raise ValueError(f"weights: expected finite numbers, one of them not 0, found {self.weights}")
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +137,7 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prune_dead: bool = False
     """End a path where the task says that nothing legal can follow."""
     stop_when_solved: bool = True
-    """End a tree when a path reached the highest reward."""
+    """End a tree when a path solves the problem."""
 
 
 class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,6 +147,8 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The path sent first: most visited, best reward, or best Q."""
     num_paths: Count = 2
     """Paths sent of one tree: the chosen one and, past it, other finished ones."""
+    whole_tree: bool = False
+    """Send every step that search came to, as one trajectory, instead of paths."""
     others: Literal["even", "best"] = "even"
     """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
@@ -146,7 +166,8 @@ class SampleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference) - c_entropy * H(policy)."""
+    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference) - c_entropy * H(policy)
+    + c_visits * L_visits."""
 
     kind: Literal["ppo", "cispo"] = "cispo"
     """The policy loss."""
@@ -160,9 +181,12 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
     ratio_mask: NotNegative = 0.0
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
-    advantage: Literal["auto", "value", "group"] = "auto"
-    """A of a token: `value`, R - V(s_t), or `group`, R normalised over the trajectories of one group (GRPO's);
-    `auto` takes `group` for the method `cispo` and `value` for the others."""
+    advantage: Literal["auto", "value", "group", "sibling"] = "auto"
+    """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
+    for whole trees, R of its step less the mean over the steps that follow the same one. `auto` takes `group` for the
+    method `cispo` and `value` for the others."""
+    tree_value_share: Share = 0.0
+    """R of a step: this share of the tree's Q, and for the rest the mean reward of the ends below it."""
     c_policy: NotNegative = 1.0
     """Weight of the policy loss."""
     c_value: NotNegative = 1.0
@@ -178,6 +202,9 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its estimator."""
     c_entropy: NotNegative = 0.0
     """Weight of an entropy bonus."""
+    c_visits: NotNegative = 0.0
+    """Weight of the cross-entropy between search's visits and the policy, over steps that follow the same one: what
+    AlphaZero learns from. For whole trees."""
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,10 +218,16 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Trajectories in one update, over all trainers."""
     micro_batch_tokens: Count = 16_384
     """Most tokens, padding included, in one forward pass of one trainer."""
+    row_tokens: Count = 256
+    """A larger tree goes through the model in pieces of about this size, each with the steps it hangs from."""
     num_inner_steps: Count = 1
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
-    """AdamW's, constant."""
+    """AdamW's."""
+    warmup_updates: Whole = 0
+    """Updates over which it rises to that."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How it falls after that, to 0 at num_updates."""
     weight_decay: NotNegative = 0.0
     """AdamW's."""
     max_grad_norm: Positive = 1.0
@@ -205,6 +238,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Updates between two checkpoints; one is always written at the end, and on a stop."""
     max_staleness: Whole = 16
     """A trajectory whose oldest token is more versions old than this is refused, and counted."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again for its gradients instead of keeping them: less memory, a third slower."""
     num_threads: Count = 1
     """CPU threads of each trainer."""
 
@@ -231,6 +266,13 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Sampling temperature; 0.8 is that of the published search."""
 
 
+class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[observe]: what a run says of itself beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    """Write the numbers of updates and evaluations for TensorBoard too, into the run's tensorboard/."""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A run's configuration, all of it."""
 
@@ -239,6 +281,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     method: Method = "mcts"
     """What the generators learn from: trees, or as baselines groups of samples, or the best of many samples."""
     task: TaskConfig = TaskConfig()
+    reward: RewardConfig = RewardConfig()
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     search: SearchConfig = SearchConfig()
@@ -248,8 +291,22 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     train: TrainConfig = TrainConfig()
     transport: TransportConfig = TransportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    observe: ObserveConfig = ObserveConfig()
     gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
+
+    def __post_init__(self) -> None:
+        whole_tree = self.method == "mcts" and self.harvest.whole_tree
+        if whole_tree and self.loss.advantage == "group":
+            raise ValueError(
+                "loss.advantage = 'group' compares the trajectories of a group, and with harvest.whole_tree a tree is "
+                "one; use 'sibling' or 'value'"
+            )
+        if not whole_tree and (self.loss.advantage == "sibling" or self.loss.c_visits):
+            raise ValueError(
+                "loss.advantage = 'sibling' and loss.c_visits compare steps that follow the same one; set "
+                "method = 'mcts' and harvest.whole_tree = true"
+            )
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -263,7 +320,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read {where} as TOML: {error}") from None
     for override in overrides:
-        _apply(table, override)
+        apply_setting(table, override)
         where = f"{path or 'the default configuration'} with --set {' --set '.join(overrides)}"
     try:
         return msgspec.convert(table, Config, strict=True)
@@ -273,34 +330,6 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes every setting, defaults included, as TOML that `load_config` reads back to an equal Config."""
-    table = msgspec.to_builtins(config)
-    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    for section, values in table.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
     partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.write_text(dump(msgspec.to_builtins(config)), encoding="utf-8")
     partial.replace(path)
-
-
-def _apply(table: dict[str, object], override: str) -> None:
-    """Puts one `section.key=value` into the table. A value that is no TOML is taken as a string."""
-    dotted, equals, text = override.partition("=")
-    *sections, key = dotted.strip().split(".")
-    if not equals or not key:
-        raise ValueError(f"--set {override!r}: expected section.key=value, for example search.agents=32")
-    try:
-        value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for section in sections:
-        inner = table.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"--set {override!r}: {section!r} is a value, not a section")
-        table = inner
-    table[key] = value
-
-
-def _toml_value(value: object) -> str:
-    """Numbers, booleans, strings and lists of them: where JSON and TOML agree."""
-    return msgspec.json.encode(value).decode()

@@ -19,9 +19,10 @@ import msgspec
 from tsd.child import run_child
 from tsd.config import Config, load_config
 from tsd.engine import Generation, make_engine
-from tsd.learn.checkpoint import latest_checkpoint
+from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.model.files import model_path
 from tsd.observe.metrics import EvaluationRow, MetricsWriter
+from tsd.observe.tensorboard import open_tensorboard
 from tsd.protocols import Engine, Task
 from tsd.tasks import make_task
 from tsd.types import Grade, Problem
@@ -124,11 +125,12 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
     """A run's evaluation before or after training, written to `before.json` or `after.json`."""
     config = load_config(run_dir / "config.toml")
     directory = latest_checkpoint(run_dir) if when == "after" else None
+    update = load_state(directory).update if directory else 0
     if directory is None and config.engine.kind != "mock":
         directory = model_path(config.model.path)
     task, count = make_task(config.task), config.evaluate.num_problems
     problems = list(task.problems("heldout", count, HELDOUT_SEED))
-    with MetricsWriter(run_dir) as metrics:
+    with open_tensorboard(run_dir, config.observe, update) as board, MetricsWriter(run_dir, board) as metrics:
 
         def progress(num_done: int, mean: float, ci95: tuple[float, float]) -> None:
             if num_done % 20 == 0 or num_done == count:

@@ -11,6 +11,7 @@ Started by `tsd launch` as `python -m tsd.generator`; knows nothing about the ot
 
 import argparse
 import asyncio
+import itertools
 import random
 import sys
 import time
@@ -25,12 +26,13 @@ import zmq.asyncio
 from tsd.child import run_child
 from tsd.config import Config, load_config
 from tsd.engine import make_engine
+from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.model.files import model_path
 from tsd.observe.metrics import GeneratorRow, MetricsWriter
-from tsd.protocols import Engine, Task, TextCodec
-from tsd.search import Path as SearchPath
-from tsd.search import Reserve, Tree, grow, harvest, plant, sample_paths
+from tsd.protocols import Engine, Grader, Task, TextCodec
+from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
+from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
 from tsd.transport.trajectories import TrajectorySender
 from tsd.transport.weights import WeightSubscriber
@@ -48,6 +50,8 @@ class Counters:
     num_simulations: int = 0
     num_generated: int = 0
     num_solved: int = 0
+    num_sent: int = 0
+    """Trajectories."""
     loop_lag_s: float = 0.0
     """Longest since the last report."""
 
@@ -64,10 +68,16 @@ class Generator:
     sender: TrajectorySender
     subscriber: WeightSubscriber
     metrics: MetricsWriter
+    grader: Grader | None = None
+    """In place of the task's grade, where rewards are mixed."""
+    life: str = field(default_factory=lambda: f"{time.time_ns():x}")
+    """Tells this process from one that had its place before."""
+    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held over a tree's trajectories, so that they arrive in the order of their serials."""
     counters: Counters = field(default_factory=Counters)
     reserve: Reserve = field(default_factory=Reserve)
 
-    async def run(self, problems: Iterator[Problem]) -> None:
+    async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
         await self.engine.load(await self.subscriber.snapshot(self.config.transport.timeout_s))
         self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
@@ -78,16 +88,18 @@ class Generator:
             for worker in range(self.config.search.trees):
                 group.create_task(self.search_trees(problems), name=f"tree worker {worker}")
 
-    async def search_trees(self, problems: Iterator[Problem]) -> None:
+    async def search_trees(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """One tree after another: grow, harvest, send."""
-        for problem in problems:
+        for position, problem in problems:
             search = self.config.search
             reserve = self.reserve if search.share_budget else None
-            tree = plant(problem, self.task, self.codec, self.config.task.style, search, reserve=reserve)
-            paths = await self._paths(tree, problem)
+            style, grader = self.config.task.style, self.grader
+            tree = plant(problem, self.task, self.codec, style, search, grader=grader, reserve=reserve)
+            tries = await self._tries(tree, problem)
             self._count(tree)
-            for trajectory in self._trajectories(tree, problem, paths):
-                await self.sender.send(trajectory, self.config.transport.timeout_s)
+            async with self.sending:
+                for trajectory in self._trajectories(tree, problem, tries, position):
+                    await self.sender.send(trajectory, self.config.transport.timeout_s)
 
     async def follow_weights(self) -> None:
         """Applies each new version between engine steps, in mid-search; waits for the trainer to publish."""
@@ -126,7 +138,7 @@ class Generator:
             await asyncio.sleep(LAG_PROBE_S)
             self.counters.loop_lag_s = max(self.counters.loop_lag_s, time.monotonic() - due)
 
-    async def _paths(self, tree: Tree, problem: Problem) -> list[SearchPath]:
+    async def _tries(self, tree: Tree, problem: Problem) -> list[Trie]:
         """What the method learns from."""
         config = self.config
         if config.method != "mcts":
@@ -140,33 +152,50 @@ class Generator:
         self.counters.num_generated += tree.num_generated
         self.counters.num_solved += tree.solved
 
-    def _trajectories(self, tree: Tree, problem: Problem, paths: list[SearchPath]) -> Iterator[Trajectory]:
-        """The tree's paths as the trainer takes them; they share the tree's cost in tokens."""
-        group = f"{self.index}-{self.counters.num_trees}-{time.time_ns()}"
-        for i, path in enumerate(paths):
-            steps = path.steps
+    def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
+        """As the trainer takes them; they share the tree's cost in tokens."""
+        sender = f"{self.index}-{self.life}"
+        for trie in tries:
+            steps = trie.steps
+            self.counters.num_sent += 1
             yield Trajectory(
-                id=f"{group}-{i}",
-                group=group,
+                sender=sender,
+                serial=self.counters.num_sent - 1,
+                group=f"{sender}-{position}",
                 problem_id=problem.id,
                 generator=self.index,
+                position=position,
                 prompt=np.array(tree.prompt, np.int32),
                 tokens=np.array([token for step in steps for token in step.tokens], np.int32),
                 logprobs=np.array([logprob for step in steps for logprob in step.logprobs], np.float32),
                 values=np.array([value for step in steps for value in step.values], np.float32),
                 versions=np.array([step.version for step in steps for _ in step.tokens], np.int32),
-                grade=path.grade,
-                num_generated=tree.num_generated // len(paths),
+                lengths=np.array([len(step.tokens) for step in steps], np.int32),
+                parents=np.array(trie.parents, np.int32),
+                visits=np.array(trie.visits, np.int32),
+                q=np.array(trie.q, np.float32),
+                ends=np.array(trie.ends, np.int32),
+                grade=trie.grade,
+                num_generated=tree.num_generated // len(tries),
             )
 
 
-def problem_stream(task: Task, config: Config, index: int, num_generators: int) -> Iterator[Problem]:
-    """This generator's share of the training problems, again and again, each time in another order."""
+def problem_stream(
+    task: Task, config: Config, index: int, num_generators: int, start: int = 0
+) -> Iterator[tuple[int, Problem]]:
+    """This generator's share of the training problems, again and again, each time in another order.
+
+    Each with its place in the stream, from `start` on: where training stood, in a run that goes on.
+    """
     problems = list(task.problems("train", config.task.num_train, config.seed))[index::num_generators]
-    rng = random.Random(f"{config.seed} {index} {time.time_ns()}")
-    while True:
-        rng.shuffle(problems)
-        yield from problems
+
+    def passes() -> Iterator[Problem]:
+        rng = random.Random(f"{config.seed} {index}")
+        while True:
+            rng.shuffle(problems)
+            yield from problems
+
+    return itertools.islice(enumerate(passes()), start, None)
 
 
 async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path) -> None:
@@ -174,9 +203,10 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
     config = load_config(run_dir / "config.toml")
     directory = None if config.engine.kind in ("mock", "null") else model_path(config.model.path)
     task, addresses = make_task(config.task), Addresses(sockets)
-    generation = make_engine(
-        config, directory, temperature=config.engine.temperature, seed=config.seed + index + time.time_ns() % 2**20
-    )
+    checkpoint = latest_checkpoint(run_dir)
+    start = load_state(checkpoint).positions.get(str(index), 0) if checkpoint else 0
+    seed = random.Random(f"{config.seed} {index} {start}").randrange(2**20)
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=seed)
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(MetricsWriter(run_dir))
         context = stack.enter_context(zmq.asyncio.Context())
@@ -185,8 +215,9 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
         stack.enter_context(sender)
         stack.enter_context(subscriber)
         engine = await stack.enter_async_context(generation.engine)
-        parts = Generator(index, config, task, generation.codec, engine, sender, subscriber, metrics)
-        await parts.run(problem_stream(task, config, index, num_generators))
+        grader = make_grader(task, config, lambda text: metrics.event(f"generator-{index}", text))
+        parts = Generator(index, config, task, generation.codec, engine, sender, subscriber, metrics, grader)
+        await parts.run(problem_stream(task, config, index, num_generators, start))
 
 
 def main() -> int:

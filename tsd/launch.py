@@ -17,8 +17,10 @@ from tsd import rundir
 from tsd.config import Config, load_config, save_config
 from tsd.devices import bind, parse_gpus, visible_gpus
 from tsd.model.files import model_path
+from tsd.observe.tensorboard import check_tensorboard
 from tsd.plan import make_plan, render_plan
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
+from tsd.tasks.rewards import load_rewards
 
 MODELLESS = ("mock", "null")
 """Engines that need no model."""
@@ -51,6 +53,8 @@ class Request:
             config = msgspec.structs.replace(
                 config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
             )
+        load_rewards(config)
+        check_tensorboard(config.observe)
         return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
 
 

@@ -96,3 +96,21 @@ class Task(Protocol):
         A task that cannot tell returns `Position()`.
         """
         ...
+
+
+class Reward(Protocol):
+    """One of the rewards that training mixes. Packages register theirs under the entry-point group `tsd.rewards`.
+
+    Called in a generator's event loop for every finished response, so it should be quick. What it returns is clipped
+    to [-1, 1]; where it raises, or returns what is no finite number, the response is worth -1 by it.
+    """
+
+    def __call__(self, problem: Problem, response: str, num_tokens: int, grade: Grade, /) -> float:
+        """What a response of so many tokens is worth; `grade` is the task's own."""
+        ...
+
+
+class Grader(Protocol):
+    """What a response of so many tokens is worth in training."""
+
+    def __call__(self, problem: Problem, response: str, num_tokens: int, /) -> Grade: ...

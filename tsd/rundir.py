@@ -3,6 +3,7 @@
     config.toml     the resolved configuration          before.json, after.json   evaluations
     metrics.jsonl   a row for everything that happened  summary.json              both, and what they cost
     checkpoints/    the newest few                      logs/                     what each process printed
+    tensorboard/    the metrics once more, where asked for
 
 Starts nothing, and knows nothing about devices.
 """

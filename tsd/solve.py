@@ -13,8 +13,7 @@ from tsd.config import Config, HarvestConfig
 from tsd.engine import Generation, make_engine
 from tsd.model.files import model_path
 from tsd.protocols import TextCodec
-from tsd.search import Path as SearchPath
-from tsd.search import Tree, TreeRecord, grow, harvest, plant, record, resume
+from tsd.search import Tree, TreeRecord, Trie, grow, harvest, plant, record, resume
 from tsd.tasks import make_task
 from tsd.types import Grade, Problem
 
@@ -63,7 +62,7 @@ async def _search(config: Config, problem: Problem, tree: Tree, generation: Gene
     return _solution(problem, tree, path, codec, ended_by), record(tree, codec.decode)
 
 
-def _solution(problem: Problem, tree: Tree, path: SearchPath, codec: TextCodec, ended_by: str) -> Solution:
+def _solution(problem: Problem, tree: Tree, path: Trie, codec: TextCodec, ended_by: str) -> Solution:
     return Solution(
         problem=problem.text,
         steps=tuple(codec.decode(step.tokens) for step in path.steps),

@@ -16,9 +16,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 import torch
@@ -31,24 +34,46 @@ from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save
 from tsd.learn.group import Group, join_group
 from tsd.learn.health import Stats, warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
+from tsd.learn.targets import num_laid_out
 from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, UpdateRow
+from tsd.observe.tensorboard import open_tensorboard
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
 from tsd.transport.trajectories import TrajectoryReceiver
 from tsd.transport.weights import WeightPublisher
-from tsd.types import Trajectory
+from tsd.types import Grade, Trajectory, WeightUpdate
 
 LONG_WAIT_S = 30.0
 MAX_SKIPPED = 3
 """Updates in a row whose loss is not finite, after which training stops."""
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """What rank 0 shares out for one update; an empty one ends training on every rank."""
+class Learn(msgspec.Struct, frozen=True, tag=True):
+    """One update on this batch."""
 
     version: int
+    number: int
+    """Of the update."""
     trajectories: tuple[Trajectory, ...]
+
+
+class Gather(msgspec.Struct, frozen=True, tag=True):
+    """Put the weights together for publishing."""
+
+
+class Save(msgspec.Struct, frozen=True, tag=True):
+    """Put together what a checkpoint holds."""
+
+
+class End(msgspec.Struct, frozen=True, tag=True):
+    """Training is over."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What all ranks do next, as rank 0 says."""
+
+    to: Learn | Gather | Save | End
 
 
 @dataclass(slots=True)
@@ -68,19 +93,23 @@ class Trainer:
     wait_s: float = 0.0
     """Time the last batch took to come together."""
     num_refused: Counter[str] = field(default_factory=Counter)
+    consumed: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Until the updates are done, the time is up, or SIGTERM."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.request_stop)
         self.num_refused.update(self.state.num_refused)
-        await self.publisher.publish(self.learner.weights(self.state.version))
+        self.consumed.update(self.state.consumed)
+        self.positions.update(self.state.positions)
+        await self.publish()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.receive(), name="receive"), group.create_task(self.publisher.serve())]
             await self.train()
             for task in tasks:
                 task.cancel()
-        await asyncio.to_thread(self.group.broadcast, encode(Batch(self.state.version, ())))
         await self.checkpoint(complete=not self.stopping)
+        await asyncio.to_thread(self.order, End())
 
     async def receive(self) -> None:
         """Refuses what is damaged, and counts it; what is whole waits in the queue."""
@@ -107,7 +136,7 @@ class Trainer:
             self.report(stats, trajectories, seconds)
             if self.state.update % train.publish_every == 0:
                 self.state = msgspec.structs.replace(self.state, version=self.state.version + 1)
-                await self.publisher.publish(self.learner.weights(self.state.version))
+                await self.publish()
             if self.state.update % train.checkpoint_every == 0:
                 await self.checkpoint(complete=False)
 
@@ -130,9 +159,15 @@ class Trainer:
         return [] if self.stopping else batch
 
     def admit(self, trajectory: Trajectory | None, batch: list[Trajectory]) -> None:
-        """The staleness gate. None only wakes `take`."""
+        """Refuses what was seen before and what is stale. None only wakes `take`."""
         if trajectory is None:
             return
+        if trajectory.serial <= self.consumed.get(trajectory.sender, -1):
+            self.num_refused["duplicate"] += 1
+            return
+        self.consumed[trajectory.sender] = trajectory.serial
+        generator = str(trajectory.generator)
+        self.positions[generator] = max(self.positions.get(generator, 0), trajectory.position + 1)
         if self.state.version - trajectory.version > self.config.train.max_staleness:
             self.num_refused["stale"] += 1
         else:
@@ -146,13 +181,27 @@ class Trainer:
 
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
-        self.group.broadcast(encode(Batch(self.state.version, tuple(trajectories))))
-        return self.learner.learn(trajectories, self.state.version)
+        version, number = self.state.version, self.state.update
+        self.order(Learn(version, number, tuple(trajectories)))
+        return self.learner.learn(trajectories, version, number)
+
+    def order(self, to: Learn | Gather | Save | End) -> None:
+        """Tells the other ranks what comes next; this one goes on with it itself."""
+        self.group.broadcast(encode(Order(to)))
+
+    async def publish(self) -> None:
+        """The weights as they are, under the version of the state."""
+
+        def gather() -> WeightUpdate:
+            self.order(Gather())
+            return self.learner.weights(self.state.version)
+
+        await self.publisher.publish(await asyncio.to_thread(gather))
 
     def skip(self, trajectories: list[Trajectory], num_skipped: int) -> int:
         """An update that was not finite: its batch is kept for inspection; the third in a row ends training."""
         path = self.run_dir / f"not-finite-{self.state.update:06d}-{num_skipped}.msgpack"
-        path.write_bytes(encode(Batch(self.state.version, tuple(trajectories))))
+        path.write_bytes(encode(Learn(self.state.version, self.state.update, tuple(trajectories))))
         self.metrics.event("trainer-0", f"skipped an update whose loss is not finite; its batch is in {path}")
         if num_skipped + 1 == MAX_SKIPPED:
             raise DivergedError(f"{MAX_SKIPPED} updates in a row were not finite; try a lower train.learning_rate")
@@ -166,6 +215,8 @@ class Trainer:
             update=state.update + 1,
             num_trajectories=state.num_trajectories + len(trajectories),
             generated_tokens=state.generated_tokens + sum(trajectory.num_generated for trajectory in trajectories),
+            consumed=dict(self.consumed),
+            positions=dict(self.positions),
             num_refused=dict(self.num_refused),
             elapsed_s=state.elapsed_s + seconds,
         )
@@ -182,12 +233,15 @@ class Trainer:
                 version=state.version,
                 **msgspec.to_builtins(stats),
                 reward_mean=sum(trajectory.grade.reward for trajectory in trajectories) / count,
+                rewards=mean_rewards([trajectory.grade for trajectory in trajectories]),
                 exact_share=sum(trajectory.grade.exact for trajectory in trajectories) / count,
                 age_mean=sum(state.version - trajectory.version for trajectory in trajectories) / count,
                 ages={str(age): ages[age] for age in sorted(ages)},
                 num_trajectories=state.num_trajectories,
                 generated_tokens=state.generated_tokens,
                 num_refused=state.num_refused,
+                num_tokens_computed=sum(len(one.prompt) + len(one.tokens) for one in trajectories),
+                num_tokens_laid_out=sum(map(num_laid_out, trajectories)),
                 tokens_per_s=sum(len(trajectory.tokens) for trajectory in trajectories) / seconds,
                 wait_s=self.wait_s,
                 elapsed_s=state.elapsed_s,
@@ -196,8 +250,19 @@ class Trainer:
 
     async def checkpoint(self, *, complete: bool) -> None:
         state = msgspec.structs.replace(self.state, complete=complete)
-        path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, self.learner.save)
+
+        def save(directory: Path) -> None:
+            self.order(Save())
+            self.learner.save(directory)
+
+        path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save)
         self.metrics.event("trainer-0", f"checkpoint {path}")
+
+
+def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
+    """Of each reward that is mixed, over the grades that have it: a resumed run may mix others."""
+    parts = [grade.parts for grade in grades]
+    return {name: fmean(part[name] for part in parts if name in part) for name in sorted({*chain(*parts)})}
 
 
 def make_learner(config: Config, checkpoint: Path | None, group: Group) -> Learner:
@@ -213,7 +278,8 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
     state = load_state(checkpoint) if checkpoint else TrainState()
     learner, addresses, queue = make_learner(config, checkpoint, group), Addresses(sockets), config.transport.queue
     with ExitStack() as stack:
-        metrics = stack.enter_context(MetricsWriter(run_dir))
+        board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
+        metrics = stack.enter_context(MetricsWriter(run_dir, board))
         context = stack.enter_context(zmq.asyncio.Context())
         receiver = stack.enter_context(TrajectoryReceiver(context, addresses.trajectories, queue))
         publisher = stack.enter_context(WeightPublisher(context, addresses.weights, addresses.snapshots))
@@ -223,10 +289,18 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
 
 
 def follow(config: Config, run_dir: Path, group: Group) -> None:
-    """Another rank's whole life: waits for rank 0's batches, the group's timeout its deadline."""
+    """Another rank's whole life: waits for rank 0's orders, the group's timeout its deadline."""
     learner = make_learner(config, latest_checkpoint(run_dir), group)
-    while (batch := decode(group.broadcast(None), Batch, max_bytes=MAX_BATCH_BYTES)).trajectories:
-        learner.learn(batch.trajectories, batch.version)
+    while True:
+        match decode(group.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to:
+            case Learn(version, number, trajectories):
+                learner.learn(trajectories, version, number)
+            case Gather():
+                learner.weights(0)
+            case Save():
+                learner.save(None)
+            case End():
+                return
 
 
 async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:

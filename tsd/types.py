@@ -9,6 +9,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+FIRST = -1
+"""In place of a step's parent: it follows the prompt."""
+
 Finish = Literal["step", "end", "length"]
 """Why a sampled step stopped: at `</step>`, at the end of the answer (or EOS), or at its token limit."""
 
@@ -20,7 +23,7 @@ class Problem(msgspec.Struct, frozen=True):
     text: str
 
 
-class Grade(msgspec.Struct, frozen=True):
+class Grade(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a task says of a finished answer."""
 
     reward: float
@@ -29,6 +32,8 @@ class Grade(msgspec.Struct, frozen=True):
     """Whether the answer solves the problem: what mean@k averages."""
     well_formed: bool
     """Whether the answer could be read and obeys the rules."""
+    parts: dict[str, float] = {}
+    """Where `reward` is mixed of several: each on its own, by name."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -64,13 +69,22 @@ class Expansion(msgspec.Struct, frozen=True, gc=False):
 
 
 class Trajectory(msgspec.Struct, frozen=True):
-    """One finished path, as the trainer learns from it. Arrays over the response have shape [num_tokens]."""
+    """What the trainer learns from: one finished path, or a whole tree, whose shared beginnings are there once.
 
-    id: str
+    Its steps come parents first, their tokens one after the other: arrays over tokens have shape [num_tokens], those
+    over steps [num_steps]. A path is steps of which each follows the one before.
+    """
+
+    sender: str
+    """One life of one generator."""
+    serial: int
+    """Counts what the sender has sent, from 0."""
     group: str
     """Trajectories of one group come from one problem in one policy's sitting (a tree, a set of samples)."""
     problem_id: str
     generator: int
+    position: int
+    """Of its problem in the generator's stream of problems."""
     prompt: np.ndarray
     """int32 [num_prompt_tokens]"""
     tokens: np.ndarray
@@ -81,9 +95,25 @@ class Trajectory(msgspec.Struct, frozen=True):
     """float32 [num_tokens], V of the state before each token, as the engine gave it"""
     versions: np.ndarray
     """int32 [num_tokens], the policy version that sampled each token"""
+    lengths: np.ndarray
+    """int32 [num_steps], tokens of each step"""
+    parents: np.ndarray
+    """int32 [num_steps], the step each one follows, FIRST where that is the prompt"""
+    visits: np.ndarray
+    """int32 [num_steps], simulations that passed"""
+    q: np.ndarray
+    """float32 [num_steps], what search makes of the state after the step: Q, or of an end its reward"""
+    ends: np.ndarray
+    """int32 [num_steps], 1 where nothing follows"""
     grade: Grade
+    """Of its best end."""
     num_generated: int
     """Tokens generated in all for the group, divided over its trajectories: the cost of this one."""
+
+    @property
+    def id(self) -> str:
+        """No two have the same."""
+        return f"{self.sender}-{self.serial}"
 
     @property
     def version(self) -> int:

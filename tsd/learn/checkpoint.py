@@ -24,6 +24,10 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     """Used."""
     generated_tokens: int = 0
     """Generated for the trajectories used."""
+    consumed: dict[str, int] = {}
+    """The last serial used or refused, by sender: what comes again is a duplicate."""
+    positions: dict[str, int] = {}
+    """Where each generator's stream of problems goes on."""
     num_refused: dict[str, int] = {}
     elapsed_s: float = 0.0
     complete: bool = False

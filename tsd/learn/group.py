@@ -1,20 +1,28 @@
-"""The trainer's processes as one group: what rank 0 took is shared out, gradients are summed.
+"""The trainer's processes as one group: what rank 0 took is shared out, the model is split among them (FSDP2).
 
 One process is a group of one and needs no torch.distributed. Knows nothing about losses or sockets.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+
+from tsd.model.policy import Policy
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+"""Of states that are split over ranks: gathered on rank 0."""
 
 
 class Group:
-    """Rank and size, and the two collective operations an update needs."""
+    """Rank and size, and what an update needs the others for. Every rank makes the same calls in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.size = rank, size
@@ -33,14 +41,25 @@ class Group:
         dist.broadcast(buffer, src=0)
         return buffer.cpu().numpy().tobytes()
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Adds up every rank's gradients; a rank without work in this batch counts as zero."""
+    def shard(self, policy: Policy) -> Policy:
+        """Splits weights, gradients and with them the optimizer's state over the ranks, layer by layer.
+
+        From then on each forward and backward pass is one of all ranks together, and gradients are means over ranks.
+        """
+        policy = policy.to(self.device)
+        if self.size > 1:
+            for layer in policy.causal.model.layers:
+                fully_shard(layer)
+            fully_shard(policy)
+        return policy
+
+    def gather(self, policy: Policy) -> dict[str, Tensor]:
+        """The whole model by the names of `Policy.named_tensors`, on rank 0; on the others nothing."""
         if self.size == 1:
-            return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
+            return policy.named_tensors()
+        state: dict[str, Any] = get_model_state_dict(policy, options=WHOLE)
+        tied = {"causal.lm_head.weight"} if policy.tied() else set()
+        return {name.removeprefix("causal."): tensor for name, tensor in state.items() if name not in tied}
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over ranks."""

@@ -1,23 +1,28 @@
 """Learners: what the trainer drives. `PolicyLearner` trains a language model; `MockLearner` stands in for one.
 
-A learner knows how to learn from a batch, give out its weights, and save and load itself; nothing about sockets.
+A learner knows how to learn from a batch, give out its weights, and save and load itself; nothing about sockets. Where
+there are several ranks, each call is one of all of them together.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from tsd.config import Config
-from tsd.learn.batch import collate, weigh
-from tsd.learn.group import Group
+from tsd.config import Config, TrainConfig
+from tsd.learn.batch import MicroBatch, collate, idle, share
+from tsd.learn.group import WHOLE, Group
 from tsd.learn.health import Stats
-from tsd.learn.update import update
+from tsd.learn.rows import lay_out
+from tsd.learn.update import reference_logprobs, update
 from tsd.model.files import MOCK_FILE
-from tsd.model.policy import Policy
+from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
 
@@ -27,17 +32,24 @@ OPTIMIZER_FILE = "optimizer.pt"
 class Learner(Protocol):
     """What the trainer needs of one."""
 
-    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats | None:
-        """One batch; `version` is the last one published. None where the loss was not finite and nothing changed."""
+    def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
+        """The update of that number, from 0, on one batch; `version` is the last one published.
+
+        None where the loss was not finite and nothing changed.
+        """
         ...
 
-    def weights(self, version: int) -> WeightUpdate: ...
+    def weights(self, version: int) -> WeightUpdate:
+        """On rank 0; other ranks get an empty one."""
+        ...
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path | None) -> None:
+        """Into a directory on rank 0; None on the others, which hold a part of what is saved."""
+        ...
 
 
 class PolicyLearner:
-    """PPO or CISPO with AdamW on a `Policy`. Every rank holds the whole model and sees its share of each batch.
+    """PPO or CISPO with AdamW on a `Policy`. Every rank holds a part of the model and sees its share of each batch.
 
     `model.dtype` is the precision of the forward pass alone.
     """
@@ -48,49 +60,80 @@ class PolicyLearner:
         source = checkpoint or start
         self.codec = HfCodec(source)
         # Weights are float32 whatever the engines use: a step of 5e-6 is lost in a bfloat16 weight.
-        self.policy = Policy.load(source).to(group.device)
-        self.reference = Policy.load(start).to(group.device) if config.loss.c_kl else None
-        train = config.train
+        self.policy = group.shard(Policy.load(source))
+        self.reference = group.shard(Policy.load(start)) if config.loss.c_kl else None
         self.loss = config.loss
         if config.loss.advantage == "auto":
             advantage = "group" if config.method == "cispo" else "value"
             self.loss = msgspec.structs.replace(config.loss, advantage=advantage)
+        train = config.train
+        if train.activation_checkpointing:
+            self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
         )
         if checkpoint is not None:
-            state = torch.load(checkpoint / OPTIMIZER_FILE, map_location=group.device, weights_only=True)
-            self.optimizer.load_state_dict(state)
+            state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+            set_optimizer_state_dict(self.policy, self.optimizer, state, options=WHOLE)
 
-    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats | None:
-        train, group = self.config.train, self.group
-        batches = collate(weigh(trajectories)[group.rank :: group.size], train.micro_batch_tokens)
-        low_precision = self.config.model.dtype == "bfloat16"
+    def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
+        train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
+        batches = self._batches(trajectories)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(train, number)
         stats = None
-        for _ in range(train.num_inner_steps):
-            with torch.autocast(group.device.type, torch.bfloat16, enabled=low_precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.model.dtype == "bfloat16"):
+            anchors: Sequence[Tensor | None] = [None] * len(batches)
+            if self.reference is not None:
+                anchors = reference_logprobs(self.reference, batches, temperature, device)
+            for _ in range(train.num_inner_steps):
                 stats = update(
                     self.policy,
-                    self.reference,
+                    anchors,
                     self.optimizer,
                     batches,
                     config=self.loss,
-                    temperature=self.config.engine.temperature,
+                    temperature=temperature,
                     max_grad_norm=train.max_grad_norm,
                     own_version=version,
-                    group=group,
+                    group=self.group,
                 )
-            if stats is None:
-                break
+                if stats is None:
+                    break
         return stats
 
-    def weights(self, version: int) -> WeightUpdate:
-        return self.policy.weights(version)
+    def _batches(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
+        """This rank's micro-batches, as many as any other's: ranks go through the model together."""
+        group, train = self.group, self.config.train
+        rows = lay_out(trajectories, self.loss, train.row_tokens)
+        parts = [collate(part, train.micro_batch_tokens) for part in share(rows, group.size)]
+        own = parts[group.rank]
+        return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
 
-    def save(self, directory: Path) -> None:
-        self.policy.save(directory)
-        self.codec.tokenizer.save_pretrained(str(directory))
-        torch.save(self.optimizer.state_dict(), directory / OPTIMIZER_FILE)
+    def weights(self, version: int) -> WeightUpdate:
+        return weight_update(version, self.group.gather(self.policy))
+
+    def save(self, directory: Path | None) -> None:
+        tensors = self.group.gather(self.policy)
+        optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
+        if directory is not None:
+            self.policy.save(directory, tensors)
+            self.codec.tokenizer.save_pretrained(str(directory))
+            torch.save(optimizer, directory / OPTIMIZER_FILE)
+
+
+def learning_rate(train: TrainConfig, number: int) -> float:
+    """Of the update of that number, from 0: up to full over the warm-up, then as `decay` says, to 0 at the end."""
+    full = train.learning_rate * min(1.0, (number + 1) / (train.warmup_updates + 1))
+    left = 1 - number / train.num_updates
+    if train.decay == "constant":
+        return full
+    if train.decay == "linear":
+        return full * left
+    if train.decay == "cosine":
+        return full * (1 - math.cos(math.pi * left)) / 2
+    assert_never(train.decay)
 
 
 class MockLearner:
@@ -103,7 +146,7 @@ class MockLearner:
         if checkpoint is not None:
             self.solve_rate = msgspec.json.decode((checkpoint / MOCK_FILE).read_bytes(), type=float)
 
-    def learn(self, trajectories: Sequence[Trajectory], version: int) -> Stats:
+    def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats:
         exact = sum(trajectory.grade.exact for trajectory in trajectories) / len(trajectories)
         before, self.solve_rate = self.solve_rate, self.solve_rate + self.RATE * exact * (1 - self.solve_rate)
         return Stats(
@@ -112,6 +155,7 @@ class MockLearner:
             value_loss=0.0,
             kl=0.0,
             entropy=0.0,
+            visit_loss=0.0,
             effective_sample_share=1.0,
             ratio_quantiles=(1.0, 1.0, 1.0),
             ratio_masked_share=0.0,
@@ -124,5 +168,6 @@ class MockLearner:
     def weights(self, version: int) -> WeightUpdate:
         return WeightUpdate(version, {"solve_rate": np.array([self.solve_rate], np.float32)})
 
-    def save(self, directory: Path) -> None:
-        (directory / MOCK_FILE).write_bytes(msgspec.json.encode(self.solve_rate))
+    def save(self, directory: Path | None) -> None:
+        if directory is not None:
+            (directory / MOCK_FILE).write_bytes(msgspec.json.encode(self.solve_rate))

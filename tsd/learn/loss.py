@@ -107,6 +107,15 @@ def kl_loss(logprobs: Tensor, reference: Tensor, mask: Tensor, kind: KlKind = "k
     return _masked_sum(terms, mask)
 
 
+def visit_loss(logprobs: Tensor, visit_shares: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of steps under the policy with their shares of visits (Silver et al., 2017): -sum N / N_all log pi.
+
+    A step's log pi is the sum over its tokens, each of which carries the step's share.
+    """
+    _check_shapes(logprobs, visit_shares, mask)
+    return _masked_sum(-visit_shares * logprobs, mask)
+
+
 def entropy_loss(entropy: Tensor, mask: Tensor) -> Tensor:
     """What an entropy bonus adds: the entropy's negative."""
     _check_shapes(entropy, mask)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.group import Group
 from tsd.learn.health import Stats, quantiles, variance
-from tsd.learn.loss import entropy_loss, kept, kl_loss, log_ratios, policy_loss, value_loss
+from tsd.learn.loss import entropy_loss, kept, kl_loss, log_ratios, policy_loss, value_loss, visit_loss
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
 
@@ -19,6 +20,7 @@ SUMS = (
     "value",
     "kl",
     "entropy",
+    "visits",
     "ratio",
     "ratio_squares",
     "masked",
@@ -50,20 +52,32 @@ def score(
     value_reaches_trunk: bool = True,
     entropy_gradient: bool = False,
 ) -> Scored:
-    """Logprobs at the sampling temperature, values and entropies at every predicting position."""
-    tokens = batch.tokens.to(device)
-    # [B, T-1, V] and [B, T-1]. Padding is on the right, where no real token looks under the causal mask.
-    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False)
+    """Logprobs at the sampling temperature, values and entropies, of every predicted token."""
+    tokens, layout = batch.tokens.to(device), {}
+    if batch.attention is not None:
+        layout = {"attention_mask": batch.attention.to(device), "position_ids": batch.positions.to(device)}
+    # [B, T-1, V] and [B, T-1]. Padding is on the right, where no real token looks.
+    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False, **layout)
     log_probs = log_policy(logits, temperature)
-    logprobs = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return Scored(logprobs, values, entropy)
+    if batch.attention is None:
+        return Scored(log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1), values, entropy)
+    sources, rows = batch.sources.to(device), torch.arange(len(tokens), device=device)[:, None]
+    return Scored(log_probs[rows, sources, tokens[:, 1:]], values.gather(1, sources), entropy.gather(1, sources))
+
+
+@torch.no_grad()
+def reference_logprobs(
+    reference: Policy, batches: Sequence[MicroBatch], temperature: float, device: torch.device
+) -> list[Tensor]:
+    """The anchor of the KL term, [B, T-1] for each micro-batch; once, however many steps are taken on a batch."""
+    return [score(reference, batch, temperature, device).logprobs for batch in batches]
 
 
 def update(
     policy: Policy,
-    reference: Policy | None,
+    anchors: Sequence[Tensor | None],
     optimizer: torch.optim.Optimizer,
     batches: Sequence[MicroBatch],
     *,
@@ -73,14 +87,16 @@ def update(
     own_version: int,
     group: Group,
 ) -> Stats | None:
-    """One optimizer step on this rank's micro-batches and the other ranks' together.
+    """One optimizer step on this rank's micro-batches and the other ranks', which have as many.
+
+    `anchors` are the micro-batches' reference logprobs, None without a KL term.
 
     Returns None, and changes nothing, where loss or gradients are not finite.
     """
     num_tokens = group.sum(torch.tensor([sum(batch.num_tokens for batch in batches)], device=group.device)).item()
     sums, seen = torch.zeros(len(SUMS), device=group.device), list[Tensor]()
     optimizer.zero_grad()
-    for batch in batches:
+    for batch, anchor in zip(batches, anchors, strict=True):
         scored = score(
             policy,
             batch,
@@ -89,17 +105,15 @@ def update(
             value_reaches_trunk=config.value_reaches_trunk,
             entropy_gradient=config.c_entropy > 0,
         )
-        anchor = None
-        if reference is not None:
-            with torch.no_grad():
-                anchor = score(reference, batch, temperature, group.device).logprobs
         loss, terms, log_ratio = losses(scored, anchor, batch, config, own_version, group.device)
-        (loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+        # Gradients are means over the ranks.
+        (loss / num_tokens * group.size).backward()  # type: ignore[no-untyped-call]
         sums += terms
         seen.append(log_ratio)
-    group.sum_gradients(policy.parameters())
     totals = dict(zip(SUMS, group.sum(sums).tolist(), strict=True))
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+    if isinstance(grad_norm, DTensor):
+        grad_norm = grad_norm.full_tensor()
     if not torch.isfinite(grad_norm):
         optimizer.zero_grad()
         return None
@@ -112,23 +126,24 @@ def losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted loss, summed over tokens; its terms in the order of SUMS; and the tokens' log ratios [N]."""
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
-    returns = batch.rewards.to(device)[:, None].expand_as(scored.values)
-    if config.advantage != "group":
-        advantages = (returns - scored.values).detach()  # A = R - V(s_t)
-    else:
-        advantages = batch.group_advantages.to(device)[:, None].expand_as(scored.values)
+    returns, advantages = batch.value_returns.to(device), batch.advantages.to(device)
+    if config.advantage == "value":
+        advantages = batch.returns.to(device) - scored.values.detach()  # A = R - V(s_t)
     actor = policy_loss(scored.logprobs, behaviour, advantages, mask, config)
     critic = value_loss(scored.values, returns, mask, batch.values.to(device), config.value_clip)
     kl = torch.zeros((), device=device) if anchor is None else kl_loss(scored.logprobs, anchor, mask, config.kl)
     loss = config.c_policy * actor + config.c_value * critic + config.c_kl * kl
     if config.c_entropy:
         loss = loss + config.c_entropy * entropy_loss(scored.entropy, mask)
+    visits = visit_loss(scored.logprobs, batch.visit_shares.to(device), mask)
+    if config.c_visits:
+        loss = loss + config.c_visits * visits
     with torch.no_grad():
         log_ratio = (scored.logprobs - behaviour)[mask]
         own = (batch.versions.to(device) == own_version)[mask]
         used = kept(log_ratios(scored.logprobs, behaviour, mask, config.ratio), mask, config.ratio_mask)
         ratio, goal, error = log_ratio.exp(), returns[mask], (returns - scored.values)[mask]
-        terms = [actor, critic, kl, scored.entropy[mask].sum(), ratio.sum(), ratio.square().sum()]
+        terms = [actor, critic, kl, scored.entropy[mask].sum(), visits, ratio.sum(), ratio.square().sum()]
         terms += [mask.sum() - used.sum(), goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
         terms += [log_ratio.abs()[own].sum(), own.sum()]
     return loss, torch.stack([term.detach().float() for term in terms]), log_ratio
@@ -141,15 +156,20 @@ def _stats(
     grad_norm: float,
     ratio_quantiles: tuple[float, ...],
 ) -> Stats:
-    policy, value, kl, entropy, ratio = (totals[name] / num_tokens for name in SUMS[:5])
+    policy, value, kl, entropy, visits, ratio = (totals[name] / num_tokens for name in SUMS[:6])
     spread = variance(totals["returns"], totals["return_squares"], num_tokens)
     error = variance(totals["errors"], totals["error_squares"], num_tokens)
     return Stats(
-        loss=config.c_policy * policy + config.c_value * value + config.c_kl * kl - config.c_entropy * entropy,
+        loss=config.c_policy * policy
+        + config.c_value * value
+        + config.c_kl * kl
+        - config.c_entropy * entropy
+        + config.c_visits * visits,
         policy_loss=policy,
         value_loss=value,
         kl=kl,
         entropy=entropy,
+        visit_loss=visits,
         ratio_mean=ratio,
         ratio_quantiles=ratio_quantiles,
         ratio_masked_share=totals["masked"] / num_tokens,

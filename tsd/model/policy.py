@@ -16,6 +16,7 @@ from tsd.errors import WeightsError
 from tsd.model.files import VALUE_HEAD_FILE
 from tsd.types import WeightUpdate
 
+HEAD_PREFIX = "value_head."
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
 
 
@@ -35,7 +36,7 @@ class ValueHead(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             x = self.norm(hidden.float())
             x = nn.functional.silu(self.hidden(x))
-            return torch.tanh(self.out(x)).squeeze(-1)
+            return torch.tanh(self.out(x).squeeze(-1))
 
 
 class Policy(nn.Module):
@@ -60,13 +61,18 @@ class Policy(nn.Module):
         policy = cls(causal)
         if (directory / VALUE_HEAD_FILE).is_file():
             state = load_file(directory / VALUE_HEAD_FILE)
-            policy.value_head.load_state_dict({name.removeprefix("value_head."): t for name, t in state.items()})
+            policy.value_head.load_state_dict({name.removeprefix(HEAD_PREFIX): t for name, t in state.items()})
         return policy.eval()
 
-    def save(self, directory: Path) -> None:
-        """Writes what `AutoModelForCausalLM` and `load` read. The tokenizer is its owner's to save."""
-        self.causal.save_pretrained(str(directory))
-        head = {f"value_head.{name}": t.contiguous() for name, t in self.value_head.state_dict().items()}
+    def save(self, directory: Path, tensors: dict[str, Tensor] | None = None) -> None:
+        """Writes what `AutoModelForCausalLM` and `load` read; `tensors` instead of its own where it holds but a part.
+
+        The tokenizer is its owner's to save.
+        """
+        tensors = self.named_tensors() if tensors is None else tensors
+        head = {name: t.contiguous() for name, t in tensors.items() if name.startswith(HEAD_PREFIX)}
+        trunk = {name: t for name, t in tensors.items() if name not in head}
+        self.causal.save_pretrained(str(directory), state_dict=trunk)
         save_file(head, directory / VALUE_HEAD_FILE)
 
     def forward(self, tokens: Tensor, *, value_reaches_trunk: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -81,18 +87,14 @@ class Policy(nn.Module):
 
     def weights(self, version: int) -> WeightUpdate:
         """Every tensor as float32 numpy, under the names of a Hugging Face checkpoint, `value_head.*` beside."""
-        state = {
-            name: t for name, t in self.causal.state_dict().items() if not (self.tied() and name == "lm_head.weight")
-        }
-        state |= {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
-        return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in state.items()})
+        return weight_update(version, self.named_tensors())
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The model's own tensors; a tied output layer is the embedding, and is named once."""
         state = dict(self.causal.state_dict())
         if self.tied():
             state.pop("lm_head.weight", None)
-        return state | {f"value_head.{name}": t for name, t in self.value_head.state_dict().items()}
+        return state | {f"{HEAD_PREFIX}{name}": t for name, t in self.value_head.state_dict().items()}
 
     @torch.no_grad()
     def load_weights(self, update: WeightUpdate) -> None:
@@ -106,3 +108,8 @@ class Policy(nn.Module):
             )
         for name, tensor in own.items():
             tensor.copy_(torch.tensor(update.tensors[name]))
+
+
+def weight_update(version: int, tensors: dict[str, Tensor]) -> WeightUpdate:
+    """Tensors as they travel: float32, on the CPU, copied."""
+    return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in tensors.items()})

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct, field
@@ -20,16 +20,27 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     """One optimizer update, by the trainer of rank 0."""
 
     time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
     update: int
+    """Its number, from 1; it goes on over resumes."""
     num_updates: int
+    """Those the run is to make in all."""
     version: int
     """The last version published."""
     loss: float
+    """What was minimised: the weighted sum of the terms of [loss], before the step."""
     policy_loss: float
+    """PPO's or CISPO's, mean over the batch's tokens."""
     value_loss: float
+    """Of the value head against R, mean over the batch's tokens, in squared reward."""
     kl: float
+    """Of the policy from the one it started as, nats a token."""
     entropy: float
+    """Of the policy, nats a token."""
+    visit_loss: float = 0.0
+    """Cross-entropy between search's visits and the policy, nats a token."""
     grad_norm: float
+    """L2 norm of the gradient, before it is scaled down to train.max_grad_norm."""
     ratio_mean: float
     """Mean of policy / behaviour over the batch's tokens, before the step."""
     ratio_quantiles: tuple[float, ...] = ()
@@ -43,7 +54,11 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     logprob_gap: float | None
     """Mean |trainer logprob - behaviour logprob| over tokens sampled from the trainer's own version, if any."""
     reward_mean: float
+    """Training reward of the batch's trajectories, -1 to 1: the task's, or where several are mixed, the mix."""
+    rewards: dict[str, float] = {}
+    """Means over them of each reward that is mixed, by name; empty where the task's is the only one."""
     exact_share: float
+    """Share of them that solve their problem, 0 to 1."""
     age_mean: float
     """Versions between sampling and use."""
     ages: dict[str, int] = {}
@@ -54,67 +69,93 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     """Generated so far for the trajectories used."""
     num_refused: dict[str, int]
     """Refused so far, by reason."""
+    num_tokens_computed: int = 0
+    """Tokens of this update's batch, prompts and shared beginnings once in each tree."""
+    num_tokens_laid_out: int = 0
+    """Tokens of the same batch, had each branch of each tree been laid out alone."""
     tokens_per_s: float
-    """Trained in this update."""
+    """Response tokens trained on in this update, by its time without waiting."""
     wait_s: float
-    """Time spent waiting for trajectories."""
+    """Time spent waiting for trajectories, in seconds."""
     elapsed_s: float
-    """Time trained, over all resumes."""
+    """Time trained, waits included, over all resumes, in seconds."""
 
 
 class GeneratorRow(Struct, frozen=True, kw_only=True, tag="generator", tag_field="kind"):
     """One generator's last few seconds."""
 
     time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
     generator: int
+    """Its place among the generators, from 0."""
     version: int
+    """Of the weights it searches with."""
     num_trees: int
     """Finished so far."""
     num_simulations: int
-    """So far."""
+    """Of the trees finished so far."""
     generated_tokens: int
-    """So far."""
+    """For the trees finished so far."""
     simulations_per_s: float
+    """Of the trees finished in this interval."""
     tokens_per_s: float
+    """Generated for the trees finished in this interval."""
     solved_share: float | None
     """Of the trees finished in this interval, if any."""
     loop_lag_s: float
-    """Longest the event loop was late in this interval."""
+    """Longest the event loop was late in this interval, in seconds."""
 
 
 class EvaluationRow(Struct, frozen=True, kw_only=True, tag="evaluation", tag_field="kind"):
     """Progress of an evaluation; `num_done == num_problems` in its last row."""
 
     time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
     when: Literal["before", "after"]
+    """Before training, or after it."""
     num_done: int
+    """Problems sampled and graded so far."""
     num_problems: int
+    """Of them in all."""
     k: int
+    """Samples of each problem."""
     mean_at_k: float
-    """Over the problems done."""
+    """Share of samples that solve their problem, 0 to 1, mean over the problems done."""
     ci95: tuple[float, float]
+    """Its normal 95% interval over the problems done."""
 
 
 class EventRow(Struct, frozen=True, kw_only=True, tag="event", tag_field="kind"):
     """Something worth a line: a start, a stop, a wait that grew long, a checkpoint."""
 
     time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
     source: str
     """`launcher`, `generator-0`, `trainer-0`, `evaluate`"""
     text: str
+    """One line, for people."""
 
 
 Row = UpdateRow | GeneratorRow | EvaluationRow | EventRow
 
 
-class MetricsWriter:
-    """Appends rows to a run's metrics file."""
+class Sink(Protocol):
+    """Another place that takes rows."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def write(self, row: Row) -> None: ...
+
+
+class MetricsWriter:
+    """Appends rows to a run's metrics file, and hands them on where somebody else wants them too."""
+
+    def __init__(self, run_dir: Path, also: Sink | None = None) -> None:
+        self._also = also
         self._file = os.open(run_dir / METRICS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def write(self, row: Row) -> None:
         os.write(self._file, msgspec.json.encode(row) + b"\n")
+        if self._also is not None:
+            self._also.write(row)
 
     def event(self, source: str, text: str) -> None:
         self.write(EventRow(source=source, text=text))

@@ -2,11 +2,11 @@
 
 tree = Tree(prompt_tokens, grade, config)
 await grow(tree, engine)
-path = (await harvest(tree, engine, HarvestConfig(), rng))[0]
+best = (await harvest(tree, engine, HarvestConfig(), rng))[0]
 """
 
 from tsd.search.grow import grow
-from tsd.search.harvest import Path, harvest
+from tsd.search.harvest import Trie, harvest
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
 from tsd.search.record import NodeRecord, TreeRecord, record, resume, subtree, tree_hash
@@ -16,11 +16,11 @@ from tsd.search.tree import Reserve, Tree
 __all__ = [
     "Node",
     "NodeRecord",
-    "Path",
     "Reserve",
     "Status",
     "Tree",
     "TreeRecord",
+    "Trie",
     "grow",
     "harvest",
     "plant",

@@ -1,7 +1,7 @@
-"""Takes the paths worth learning from out of a grown tree. Knows nothing about trajectories on the wire."""
+"""Takes what is worth learning from out of a grown tree: single paths, or all of it. Knows nothing about the wire."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -9,32 +9,49 @@ from tsd.config import HarvestConfig
 from tsd.protocols import Engine
 from tsd.search.node import Node, Status
 from tsd.search.tree import Tree
-from tsd.types import Grade, Step
+from tsd.types import FIRST, Grade, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """A finished, graded response, step by step."""
+class Trie:
+    """Steps, parents first, each with what search says of it. A path is a trie of one branch.
+
+    All but `grade` have the same length.
+    """
 
     steps: tuple[Step, ...]
+    parents: tuple[int, ...]
+    """The place of the step that each one follows; FIRST where that is the prompt."""
+    visits: tuple[int, ...]
+    q: tuple[float, ...]
+    """Of the state after the step: Q, or of an end its reward."""
+    ends: tuple[bool, ...]
+    """Whether nothing follows."""
     grade: Grade
+    """Of the best end."""
 
 
-async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random.Random) -> list[Path]:
+def lone(step: Step, grade: Grade) -> Trie:
+    """A whole response sampled in one step."""
+    return Trie((step,), (FIRST,), (1,), (grade.reward,), (True,), grade)
+
+
+async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random.Random) -> list[Trie]:
     """The chosen path first, then up to `num_paths - 1` other finished ones; no two are equal.
 
-    A chosen path that is not finished is finished by sampling the policy, then graded.
+    With `whole_tree` one trie of every step that search came to. A chosen path that is not finished is finished by
+    sampling the policy, then graded.
     """
     chosen = choose(tree, config)
-    paths = [await _finished(tree, engine, chosen)]
+    rest = await _finish(tree, engine, chosen)
+    if config.whole_tree:
+        return [_trie(_known(tree, chosen), chosen, rest)]
+    tries = [_trie(chosen.path(), chosen, rest)]
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL and node is not chosen]
     rng.shuffle(ends)
     if config.others == "best":
         ends.sort(key=lambda node: -node.end_value)
-    for node in ends[: config.num_paths - 1]:
-        assert node.grade is not None, "terminal nodes are graded on creation"
-        paths.append(Path(tuple(tree.steps(node)), node.grade))
-    return paths
+    return tries + [_trie(node.path(), node, None) for node in ends[: config.num_paths - 1]]
 
 
 def choose(tree: Tree, config: HarvestConfig) -> Node:
@@ -66,10 +83,37 @@ def _logprob(tree: Tree, node: Node) -> float:
     return sum(logprob for step in tree.steps(node) for logprob in step.logprobs)
 
 
-async def _finished(tree: Tree, engine: Engine, node: Node) -> Path:
-    steps = tuple(tree.steps(node))
+async def _finish(tree: Tree, engine: Engine, node: Node) -> tuple[Step, Grade] | None:
+    """What the policy writes from an unfinished node to the end, and its grade; None where the node is an end."""
     if node.grade is not None:
-        return Path(steps, node.grade)
+        return None
     (rest,) = await engine.sample(tree.state(node), 1, max(1, tree.room(node)))
     tree.num_generated += len(rest.tokens)
-    return Path((*steps, rest), tree.grade((*tree.response(node), *rest.tokens)))
+    return rest, tree.grade((*tree.response(node), *rest.tokens))
+
+
+def _known(tree: Tree, chosen: Node) -> list[Node]:
+    """The steps of which search knows more than that they were sampled: they were visited, are ends, or are chosen."""
+    nodes = [node for node in tree.root.walk() if node.visits or node.status is not Status.OPEN or node is chosen]
+    return nodes[1:]
+
+
+def _trie(nodes: Iterable[Node], chosen: Node, rest: tuple[Step, Grade] | None) -> Trie:
+    """Of nodes, parents first, and what finishes the chosen one, if anything does."""
+    place: dict[Node, int] = {node: i for i, node in enumerate(nodes)}
+    steps = [node.step for node in place if node.step]
+    parents = [place.get(parent, FIRST) if (parent := node.parent) else FIRST for node in place]
+    visits = [node.visits for node in place]
+    ends = [node.status is not Status.OPEN for node in place]
+    q = [node.end_value if end else node.q for node, end in zip(place, ends, strict=True)]
+    grades = [node.grade for node in place if node.grade]
+    if rest is not None:
+        step, grade = rest
+        grades.append(grade)
+        steps.append(step)
+        parents.append(place.get(chosen, FIRST))
+        visits.append(1)
+        q.append(grade.reward)
+        ends.append(True)
+    best = max(grades, key=lambda grade: grade.reward)
+    return Trie(tuple(steps), tuple(parents), tuple(visits), tuple(q), tuple(ends), best)

@@ -9,7 +9,6 @@ import msgspec
 from tsd.types import Grade, Step
 
 WORST_REWARD = -1.0
-BEST_REWARD = 1.0
 
 
 class Status(Enum):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tsd.config import SearchConfig
-from tsd.protocols import PromptStyle, Task, TextCodec
+from tsd.protocols import Grader, PromptStyle, Task, TextCodec
 from tsd.search.tree import Reserve, Tree
 from tsd.types import Grade, Position, Problem
 
@@ -15,15 +15,19 @@ def plant(
     style: PromptStyle,
     config: SearchConfig,
     *,
+    grader: Grader | None = None,
     reserve: Reserve | None = None,
     seed: int = 0,
 ) -> Tree:
-    """A tree of nothing but its root, whose state is the problem's prompt."""
+    """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade."""
 
     def grade(tokens: Sequence[int]) -> Grade:
-        return task.grade(problem, codec.decode(tokens))
+        response = codec.decode(tokens)
+        return task.grade(problem, response) if grader is None else grader(problem, response, len(tokens))
 
     def read(tokens: Sequence[int]) -> Position:
-        return task.read(problem, codec.decode(tokens))
+        position = task.read(problem, codec.decode(tokens))
+        # What is equal to the task, another grader may tell apart, by its length for one.
+        return position if grader is None else Position(dead=position.dead)
 
     return Tree(codec.encode(task.prompt(problem, style)), grade, config, read=read, reserve=reserve, seed=seed)

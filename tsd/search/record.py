@@ -10,7 +10,7 @@ from weakref import ref
 import msgspec
 
 from tsd.config import SearchConfig
-from tsd.search.node import BEST_REWARD, Node, State, Status
+from tsd.search.node import Node, State, Status
 from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
 from tsd.types import Finish, Grade, Position, Step
@@ -190,7 +190,7 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
             one.value_sum, one.state = one.q * one.visits, None
     node.up = node.step = None
     new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
-    new.solved = any(one.status is Status.TERMINAL and one.end_value >= BEST_REWARD for one in below)
+    new.solved = any(one.grade.exact for one in below if one.grade)
     return new
 
 

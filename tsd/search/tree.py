@@ -12,7 +12,7 @@ from weakref import ref
 
 from tsd.config import SearchConfig
 from tsd.search.gumbel import GumbelRoot
-from tsd.search.node import BEST_REWARD, Node, State, Status
+from tsd.search.node import Node, State, Status
 from tsd.search.prior import order, set_priors
 from tsd.types import Expansion, Grade, Position, Step
 
@@ -54,7 +54,7 @@ class Tree:
         self.expired = False
         """Its time is up."""
         self.solved = False
-        """A path reached the highest reward."""
+        """A path solves the problem."""
         self.q_range = 1.0
         """The unit of Q: where it is normalised, the range of the values backed up so far."""
         self._q_low, self._q_high = float("inf"), -float("inf")
@@ -67,7 +67,7 @@ class Tree:
         self.num_generated = 0
         """Tokens."""
         self.num_tokens_to_solve: int | None = None
-        """Tokens generated up to the first path of the highest reward."""
+        """Tokens generated up to the first path that does."""
         self.num_simulations_to_solve: int | None = None
         """Simulations begun by then."""
         self.num_expanding = 0
@@ -225,7 +225,7 @@ class Tree:
         if step.finish == "end":
             child.status = Status.TERMINAL
             child.grade = self._grade(child)
-            if child.grade.reward >= BEST_REWARD and not self.solved:
+            if child.grade.exact and not self.solved:
                 self.solved = True
                 self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
         elif (

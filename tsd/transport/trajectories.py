@@ -14,7 +14,7 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError
 from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode, encode
-from tsd.types import Trajectory
+from tsd.types import FIRST, Trajectory
 
 
 def validate(trajectory: Trajectory) -> None:
@@ -23,11 +23,19 @@ def validate(trajectory: Trajectory) -> None:
     for name, array in arrays.items():
         if len(array) != len(trajectory.tokens):
             raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {len(trajectory.tokens)} tokens")
+    steps = {"parents": trajectory.parents, "visits": trajectory.visits, "q": trajectory.q, "ends": trajectory.ends}
+    for name, array in steps.items():
+        if len(array) != len(trajectory.lengths):
+            raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {len(trajectory.lengths)} steps")
+    if (trajectory.lengths < 1).any() or trajectory.lengths.sum() != len(trajectory.tokens):
+        raise FrameError(f"trajectory {trajectory.id}: its steps have other tokens than it has")
+    if (trajectory.parents < FIRST).any() or (trajectory.parents >= np.arange(len(trajectory.parents))).any():
+        raise FrameError(f"trajectory {trajectory.id}: a step follows one that does not come before it")
     if not len(trajectory.prompt) or not len(trajectory.tokens):
         raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
-    finite = np.isfinite(trajectory.logprobs).all() and np.isfinite(trajectory.values).all()
+    finite = all(np.isfinite(array).all() for array in (trajectory.logprobs, trajectory.values, trajectory.q))
     if not finite or not np.isfinite(trajectory.grade.reward):
-        raise FrameError(f"trajectory {trajectory.id}: a logprob, value or reward is not finite")
+        raise FrameError(f"trajectory {trajectory.id}: a logprob, value, Q or reward is not finite")
 
 
 class TrajectorySender:

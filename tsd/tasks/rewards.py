@@ -1,0 +1,104 @@
+"""What a response is worth in training: several rewards, each in [-1, 1], mixed by their weights.
+
+Three are built in; others come from any package that registers a `tsd.protocols.Reward` under the entry-point group
+`tsd.rewards`. Evaluation does not pass through here. Knows nothing about search, or how a task comes to its own grade.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+
+import msgspec
+
+from tsd.config import Config, RewardConfig
+from tsd.protocols import Grader, Reward, Task
+from tsd.types import Grade, Problem
+
+GROUP = "tsd.rewards"
+WORST, BEST = -1.0, 1.0
+
+
+def built_in(max_path_tokens: int) -> dict[str, Reward]:
+    """`task`, `format` and `length`; nothing registered takes their names."""
+    return {
+        "task": lambda problem, response, num_tokens, grade: grade.reward,
+        "format": lambda problem, response, num_tokens, grade: BEST if grade.well_formed else WORST,
+        "length": lambda problem, response, num_tokens, grade: -min(1.0, num_tokens / max_path_tokens),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The `Grader` that mixes: the task's grade with another reward, the weighted mean, and every part beside it."""
+
+    task: Task
+    rewards: Mapping[str, Reward]
+    weights: Mapping[str, float]
+    report: Callable[[str], None]
+    """Told of the first failure of each reward."""
+    failed: set[str] = field(default_factory=set)
+
+    def __call__(self, problem: Problem, response: str, num_tokens: int, /) -> Grade:
+        own = self.task.grade(problem, response)
+        parts = {name: self._part(name, problem, response, num_tokens, own) for name in self.weights}
+        total = sum(self.weights[name] * part for name, part in parts.items())
+        return msgspec.structs.replace(own, reward=_clipped(total / sum(map(abs, self.weights.values()))), parts=parts)
+
+    def _part(self, name: str, problem: Problem, response: str, num_tokens: int, grade: Grade) -> float:
+        """One reward. Whatever somebody else's code does, the run goes on."""
+        try:
+            worth = float(self.rewards[name](problem, response, num_tokens, grade))
+            if not math.isfinite(worth):
+                raise ValueError(f"expected a finite number, found {worth}")
+        except Exception as error:  # noqa: BLE001
+            if name not in self.failed:
+                self.failed.add(name)
+                self.report(f"reward {name} failed on {problem.id} and counts as {WORST}: {error!r}")
+            return WORST
+        return _clipped(worth)
+
+
+def make_grader(
+    task: Task, config: Config, report: Callable[[str], None], registered: Iterable[EntryPoint] | None = None
+) -> Grader | None:
+    """None where the task's own grade is all that counts. Raises ValueError for what cannot be, as `load_rewards`."""
+    if config.reward == RewardConfig():
+        return None
+    return Mix(task, load_rewards(config, registered), config.reward.weights, report)
+
+
+def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None) -> dict[str, Reward]:
+    """The rewards that have a weight; `registered` is what packages offer, where that is not to be looked up.
+
+    Raises ValueError for a name nobody has, one that cannot be loaded, and a search that the mix would mislead.
+    """
+    rewards = built_in(config.search.max_path_tokens)
+    weights = config.reward.weights
+    if config.search.transpositions and config.reward != RewardConfig():
+        raise ValueError(
+            "search.transpositions: expected false beside reward.weights: states are equal to the task's reward alone"
+        )
+    if weights.keys() <= rewards.keys():
+        return rewards
+    offered = {point.name: point for point in (entry_points(group=GROUP) if registered is None else registered)}
+    for name in sorted(weights.keys() - rewards.keys()):
+        if name not in offered:
+            known = ", ".join(sorted({*built_in(1), *offered}))
+            raise ValueError(f"reward.weights: expected names out of {known}, found {name!r}; see tsd.protocols.Reward")
+        rewards[name] = _load(offered[name])
+    return rewards
+
+
+def _load(point: EntryPoint) -> Reward:
+    try:
+        reward: Reward = point.load()
+    except Exception as error:
+        raise ValueError(f"reward.weights: {point.name!r} cannot be loaded from {point.value}: {error!r}") from error
+    if not callable(reward):
+        raise ValueError(f"reward.weights: expected {point.value} to be callable, found {type(reward).__name__}")
+    return reward
+
+
+def _clipped(worth: float) -> float:
+    return max(WORST, min(BEST, worth))
