@@ -236,6 +236,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Updates between two published versions."""
     checkpoint_every: Count = 50
     """Updates between two checkpoints; one is always written at the end, and on a stop."""
+    checkpoints_kept: Count = 2
+    """Of the newest."""
     max_staleness: Whole = 16
     """A trajectory whose oldest token is more versions old than this is refused, and counted."""
     activation_checkpointing: bool = False

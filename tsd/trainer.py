@@ -255,7 +255,7 @@ class Trainer:
             self.order(Save())
             self.learner.save(directory)
 
-        path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save)
+        path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
         self.metrics.event("trainer-0", f"checkpoint {path}")
 
 

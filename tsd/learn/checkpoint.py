@@ -10,7 +10,6 @@ import msgspec
 from tsd.errors import CheckpointError
 
 STATE_FILE = "state.json"
-NUM_KEPT = 2
 
 
 class TrainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +52,10 @@ def load_state(checkpoint: Path) -> TrainState:
         raise CheckpointError(f"cannot read {checkpoint / STATE_FILE}: {error}") from None
 
 
-def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], None]) -> Path:
+def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], None], num_kept: int = 2) -> Path:
     """Calls `save` with a temporary directory, adds the state, syncs, and renames: a reader never sees half of one.
 
-    Keeps the newest NUM_KEPT. Raises CheckpointError, with the earlier ones untouched, where the disk refuses.
+    Keeps the newest `num_kept`. Raises CheckpointError, with the earlier ones untouched, where the disk refuses.
     """
     final = checkpoints_dir(run_dir) / f"update-{state.update:06d}"
     partial = final.with_suffix(".partial")
@@ -71,7 +70,7 @@ def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], Non
         partial.rename(final)
     except OSError as error:
         raise CheckpointError(f"cannot write {final}: {error}; free some space, then resume the run") from error
-    for old in sorted(checkpoints_dir(run_dir).glob("update-*[0-9]"))[:-NUM_KEPT]:
+    for old in sorted(checkpoints_dir(run_dir).glob("update-*[0-9]"))[:-num_kept]:
         shutil.rmtree(old)
     return final
 
