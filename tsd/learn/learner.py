@@ -22,6 +22,7 @@ from tsd.learn.health import Stats
 from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.model.files import MOCK_FILE
+from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
@@ -57,10 +58,8 @@ class PolicyLearner:
     def __init__(self, config: Config, start: Path, checkpoint: Path | None, group: Group) -> None:
         self.config, self.group = config, group
         torch.manual_seed(config.seed)
-        source = checkpoint or start
-        self.codec = HfCodec(source)
-        # Weights are float32 whatever the engines use: a step of 5e-6 is lost in a bfloat16 weight.
-        self.policy = group.shard(Policy.load(source))
+        self.codec = HfCodec(checkpoint or start)
+        self.policy = group.shard(load_policy(start, checkpoint, config.train.lora_rank))
         self.reference = group.shard(Policy.load(start)) if config.loss.c_kl else None
         self.loss = config.loss
         if config.loss.advantage == "auto":
@@ -70,9 +69,8 @@ class PolicyLearner:
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
-        )
+        learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
         if checkpoint is not None:
             state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
             set_optimizer_state_dict(self.policy, self.optimizer, state, options=WHOLE)
@@ -112,15 +110,30 @@ class PolicyLearner:
         return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
 
     def weights(self, version: int) -> WeightUpdate:
-        return weight_update(version, self.group.gather(self.policy))
+        return weight_update(version, merged(self.group.gather(self.policy)))
 
     def save(self, directory: Path | None) -> None:
         tensors = self.group.gather(self.policy)
         optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
         if directory is not None:
-            self.policy.save(directory, tensors)
+            self.policy.save(directory, merged(tensors))
+            if self.config.train.lora_rank:
+                save_adapters(tensors, directory)
             self.codec.tokenizer.save_pretrained(str(directory))
             torch.save(optimizer, directory / OPTIMIZER_FILE)
+
+
+def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
+    """The policy to train, from where training stands. Its weights are float32 whatever the engines use: a step of
+    5e-6 is lost in a bfloat16 weight."""
+    if not lora_rank:
+        return Policy.load(checkpoint or start)
+    policy = Policy.load(start)
+    add_adapters(policy, lora_rank)
+    if checkpoint is not None:
+        load_adapters(policy, checkpoint)
+        policy.load_value_head(checkpoint)
+    return policy
 
 
 def learning_rate(train: TrainConfig, number: int) -> float:

@@ -59,10 +59,14 @@ class Policy(nn.Module):
                 f"{directory} is a {causal.config.model_type!r} model; tsd serves {', '.join(SUPPORTED_MODEL_TYPES)}"
             )
         policy = cls(causal)
+        policy.load_value_head(directory)
+        return policy.eval()
+
+    def load_value_head(self, directory: Path) -> None:
+        """The value head of a model directory, where it has one."""
         if (directory / VALUE_HEAD_FILE).is_file():
             state = load_file(directory / VALUE_HEAD_FILE)
-            policy.value_head.load_state_dict({name.removeprefix(HEAD_PREFIX): t for name, t in state.items()})
-        return policy.eval()
+            self.value_head.load_state_dict({name.removeprefix(HEAD_PREFIX): t for name, t in state.items()})
 
     def save(self, directory: Path, tensors: dict[str, Tensor] | None = None) -> None:
         """Writes what `AutoModelForCausalLM` and `load` read; `tensors` instead of its own where it holds but a part.

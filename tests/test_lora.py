@@ -1,0 +1,65 @@
+"""Low-rank adapters: what learns, what is published, what is kept for a run that goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_tree_learning import random_tree
+from tsd.config import Config, load_config
+from tsd.learn.group import Group
+from tsd.learn.learner import PolicyLearner
+from tsd.model.files import model_path
+from tsd.model.policy import Policy
+
+START = model_path("builtin:countdown-tiny")
+TOKENS = torch.arange(6, 22)[None]
+
+
+def configure(*settings: str) -> Config:
+    common = ["harvest.whole_tree=true", "loss.advantage=sibling", "train.learning_rate=1e-3", "loss.c_kl=0"]
+    return load_config(None, [*common, *settings])
+
+
+def learner(checkpoint: Path | None = None, rank: int = 4) -> PolicyLearner:
+    return PolicyLearner(configure(f"train.lora_rank={rank}"), START, checkpoint, Group())
+
+
+@torch.no_grad()
+def logits(policy: Policy) -> torch.Tensor:
+    return policy(TOKENS)[0]  # type: ignore[no-any-return]
+
+
+def test_adapters_alone_learn_and_are_published_merged_under_the_models_own_names() -> None:
+    one, plain = learner(), Policy.load(START)
+    num_learning = sum(p.numel() for p in one.policy.causal.parameters() if p.requires_grad)
+    assert 0 < num_learning < 0.2 * sum(p.numel() for p in plain.causal.parameters())
+    torch.testing.assert_close(logits(one.policy), logits(plain))
+    assert one.learn([random_tree(seed) for seed in range(3)], 0, 0) is not None
+    assert not torch.allclose(logits(one.policy), logits(plain), atol=1e-3)
+    plain.load_weights(one.weights(1))
+    torch.testing.assert_close(logits(one.policy), logits(plain), atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_is_a_plain_model_from_which_adapters_go_on_bit_for_bit(tmp_path: Path) -> None:
+    batches = [[random_tree(seed) for seed in (number, number + 7)] for number in range(2)]
+    one = learner()
+    one.learn(batches[0], 0, 0)
+    one.save(tmp_path)
+    torch.testing.assert_close(logits(Policy.load(tmp_path)), logits(one.policy), atol=1e-5, rtol=1e-4)
+    again = learner(tmp_path)
+    for each in (one, again):
+        assert each.learn(batches[1], 0, 1) is not None
+    for (name, a), (_, b) in zip(one.policy.named_parameters(), again.policy.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_computing_activations_again_changes_no_gradient() -> None:
+    trees = [random_tree(seed) for seed in range(3)]
+    plain = PolicyLearner(configure(), START, None, Group())
+    other = PolicyLearner(configure("train.activation_checkpointing=true"), START, None, Group())
+    assert other.policy.causal.is_gradient_checkpointing
+    first, second = plain.learn(trees, 0, 0), other.learn(trees, 0, 0)
+    assert first is not None
+    assert second is not None
+    assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
