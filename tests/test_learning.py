@@ -194,7 +194,6 @@ def take_step(
         config=config,
         temperature=1.0,
         max_grad_norm=1e9,
-        own_version=0,
         group=Group(),
     )
 

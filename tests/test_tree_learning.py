@@ -13,10 +13,14 @@ from tests.fakes import ScriptedEngine, step
 from tests.test_learning import CPU, policy, take_step
 from tsd.config import HarvestConfig, LossConfig, SearchConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
+from tsd.learn.group import Group
+from tsd.learn.learner import PolicyLearner
 from tsd.learn.loss import visit_loss
 from tsd.learn.rows import lay_out
 from tsd.learn.targets import num_laid_out, sibling_advantages, step_returns, targets, visit_shares
 from tsd.learn.update import score
+from tsd.model.files import model_path
+from tsd.model.policy import Policy
 from tsd.search import Tree, Trie, grow, harvest
 from tsd.types import FIRST, Expansion, Grade, Trajectory
 
@@ -100,8 +104,8 @@ def test_a_trie_in_one_pass_has_the_logprobs_values_and_gradients_of_its_branche
     assert gap < 1e-5
 
 
-def tokens_scored(model: torch.nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    scored = score(model, batch, 0.7, CPU)  # type: ignore[arg-type]
+def tokens_scored(model: Policy, batch: MicroBatch, temperature: float = 0.7) -> tuple[torch.Tensor, torch.Tensor]:
+    scored = score(model, batch, temperature, CPU)
     return scored.logprobs[batch.mask], scored.values[batch.mask]
 
 
@@ -187,6 +191,26 @@ def test_an_update_makes_the_better_and_more_visited_sibling_likelier(config: Lo
     assert stats.visit_loss > 0
     assert gain[0] > 0
     assert gain[0] > gain[1]
+
+
+def test_trainer_and_engine_are_compared_at_the_same_weights_however_stale_the_tokens() -> None:
+    config = load_config(None, ["harvest.whole_tree=true", "loss.advantage=sibling", "train.learning_rate=1e-2"])
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Group())
+    (batch,) = collate(lay_out([random_tree(9)], TREE, 10_000), 10_000)
+    with torch.no_grad():
+        exact = tokens_scored(learner.policy, batch, config.engine.temperature)[0]
+    before = random_tree(1), random_tree(2)
+    stale = replace(random_tree(9), logprobs=exact.numpy() - np.float32(0.25))
+    gaps = []
+    for number, trees in enumerate((before, before, [stale])):
+        # Versions are counted from 3; the engine that sampled the last tree had the weights of before the first update.
+        aged = [replace(one, versions=np.full(len(one.tokens), 3 if one is stale else 2, np.int32)) for one in trees]
+        stats = learner.learn(aged, 3 + number, number)
+        assert stats is not None
+        gaps.append(stats.logprob_gap)
+    assert gaps[:2] == [None, None]
+    assert gaps[2] == pytest.approx(0.25, abs=1e-5)
+    assert learner.probe.version == -1, "the next published version is kept next"
 
 
 def test_parts_hold_everything_once_in_even_shares_and_an_idle_one_teaches_nothing() -> None:

@@ -35,7 +35,7 @@ class Stats:
     explained_variance: float | None
     """1 - Var(R - V) / Var(R) of the value head; None where all rewards are equal."""
     logprob_gap: float | None
-    """Mean |trainer - behaviour| logprob over tokens of the trainer's own version, if there are any."""
+    """Mean |trainer - engine| logprob at the same weights, as last measured; None before the first time."""
     grad_norm: float
     """Before it is scaled down."""
 

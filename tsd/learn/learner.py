@@ -6,6 +6,7 @@ there are several ranks, each call is one of all of them together.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, assert_never
 
@@ -19,7 +20,8 @@ from tsd.config import Config, TrainConfig
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import WHOLE, Group
 from tsd.learn.health import Stats
-from tsd.learn.rows import lay_out
+from tsd.learn.probe import Probe
+from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.model.files import MOCK_FILE
 from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
@@ -71,13 +73,19 @@ class PolicyLearner:
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
         learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
+        self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
         if checkpoint is not None:
             state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-            set_optimizer_state_dict(self.policy, self.optimizer, state, options=WHOLE)
+            set_optimizer_state_dict(self.policy, self.optimizer, state["optimizer"], options=WHOLE)
+            self.probe.gap = state["logprob_gap"]
 
     def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
         train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
-        batches = self._batches(trajectories)
+        rows = lay_out(trajectories, self.loss, train.row_tokens)
+        batches = self._batches(rows)
+        if number % train.publish_every == 0:
+            self.probe.keep(version)
+        self.probe.measure(rows)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(train, number)
         stats = None
@@ -94,17 +102,16 @@ class PolicyLearner:
                     config=self.loss,
                     temperature=temperature,
                     max_grad_norm=train.max_grad_norm,
-                    own_version=version,
                     group=self.group,
                 )
                 if stats is None:
-                    break
-        return stats
+                    return None
+        assert stats is not None, "there is at least one inner step"
+        return replace(stats, logprob_gap=self.probe.gap)
 
-    def _batches(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
+    def _batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches, as many as any other's: ranks go through the model together."""
         group, train = self.group, self.config.train
-        rows = lay_out(trajectories, self.loss, train.row_tokens)
         parts = [collate(part, train.micro_batch_tokens) for part in share(rows, group.size)]
         own = parts[group.rank]
         return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
@@ -120,7 +127,8 @@ class PolicyLearner:
             if self.config.train.lora_rank:
                 save_adapters(tensors, directory)
             self.codec.tokenizer.save_pretrained(str(directory))
-            torch.save(optimizer, directory / OPTIMIZER_FILE)
+            torch.save({"optimizer": optimizer, "logprob_gap": self.probe.gap}, directory / OPTIMIZER_FILE)
+        self.probe.drop()  # a run that goes on from here has no copy either
 
 
 def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:

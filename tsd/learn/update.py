@@ -28,8 +28,6 @@ SUMS = (
     "return_squares",
     "errors",
     "error_squares",
-    "gap",
-    "gap_tokens",
 )
 """What is added up over tokens, micro-batches and ranks."""
 
@@ -84,7 +82,6 @@ def update(
     config: LossConfig,
     temperature: float,
     max_grad_norm: float,
-    own_version: int,
     group: Group,
 ) -> Stats | None:
     """One optimizer step on this rank's micro-batches and the other ranks', which have as many.
@@ -105,7 +102,7 @@ def update(
             value_reaches_trunk=config.value_reaches_trunk,
             entropy_gradient=config.c_entropy > 0,
         )
-        loss, terms, log_ratio = losses(scored, anchor, batch, config, own_version, group.device)
+        loss, terms, log_ratio = losses(scored, anchor, batch, config, group.device)
         # Gradients are means over the ranks.
         (loss / num_tokens * group.size).backward()  # type: ignore[no-untyped-call]
         sums += terms
@@ -122,7 +119,7 @@ def update(
 
 
 def losses(
-    scored: Scored, anchor: Tensor | None, batch: MicroBatch, config: LossConfig, own_version: int, device: torch.device
+    scored: Scored, anchor: Tensor | None, batch: MicroBatch, config: LossConfig, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted loss, summed over tokens; its terms in the order of SUMS; and the tokens' log ratios [N]."""
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
@@ -140,12 +137,10 @@ def losses(
         loss = loss + config.c_visits * visits
     with torch.no_grad():
         log_ratio = (scored.logprobs - behaviour)[mask]
-        own = (batch.versions.to(device) == own_version)[mask]
         used = kept(log_ratios(scored.logprobs, behaviour, mask, config.ratio), mask, config.ratio_mask)
         ratio, goal, error = log_ratio.exp(), returns[mask], (returns - scored.values)[mask]
         terms = [actor, critic, kl, scored.entropy[mask].sum(), visits, ratio.sum(), ratio.square().sum()]
         terms += [mask.sum() - used.sum(), goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
-        terms += [log_ratio.abs()[own].sum(), own.sum()]
     return loss, torch.stack([term.detach().float() for term in terms]), log_ratio
 
 
@@ -175,6 +170,6 @@ def _stats(
         ratio_masked_share=totals["masked"] / num_tokens,
         effective_sample_share=totals["ratio"] ** 2 / (num_tokens * totals["ratio_squares"]),
         explained_variance=1 - error / spread if spread > 1e-9 else None,
-        logprob_gap=totals["gap"] / totals["gap_tokens"] if totals["gap_tokens"] else None,
+        logprob_gap=None,
         grad_norm=grad_norm,
     )

@@ -52,7 +52,7 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     explained_variance: float | None = None
     """1 - Var(R - V) / Var(R); None where all rewards were equal."""
     logprob_gap: float | None
-    """Mean |trainer logprob - behaviour logprob| over tokens sampled from the trainer's own version, if any."""
+    """Mean |trainer - engine| logprob at the same weights, in nats, as last measured; None before the first time."""
     reward_mean: float
     """Training reward of the batch's trajectories, -1 to 1: the task's, or where several are mixed, the mix."""
     rewards: dict[str, float] = {}
