@@ -34,7 +34,7 @@ def validate(trajectory: Trajectory) -> None:
     if not len(trajectory.prompt) or not len(trajectory.tokens):
         raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
     finite = all(np.isfinite(array).all() for array in (trajectory.logprobs, trajectory.values, trajectory.q))
-    if not finite or not np.isfinite(trajectory.grade.reward):
+    if not finite or not np.isfinite([trajectory.grade.reward, *trajectory.grade.parts.values()]).all():
         raise FrameError(f"trajectory {trajectory.id}: a logprob, value, Q or reward is not finite")
 
 
