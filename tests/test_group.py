@@ -35,7 +35,7 @@ def trajectory(number):
     return Trajectory(
         "0-a", number, f"g{number}", "p", 0, number, ints(9), ints(size), np.full(size, -2.0, np.float32),
         np.zeros(size, np.float32), np.zeros(size, np.int32), np.array([size]), np.array([-1]), np.array([1]),
-        np.array([reward]), np.array([1]), Grade(reward, False, True), size
+        np.array([reward]), np.array([reward]), Grade(reward, False, True), size
     )
 
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1

@@ -47,7 +47,7 @@ def trajectory(
         parents=np.array([FIRST], np.int32),
         visits=np.ones(1, np.int32),
         q=np.array([reward], np.float32),
-        ends=np.ones(1, np.int32),
+        rewards=np.array([reward], np.float32),
         grade=Grade(reward, reward == 1.0, True),
         num_generated=num_tokens,
     )

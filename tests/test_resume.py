@@ -59,7 +59,7 @@ def trajectory(serial: int) -> Trajectory:
         parents=np.array([FIRST, FIRST, 0, 0, 2], np.int32),
         visits=rng.integers(1, 9, 5, np.int32),
         q=rng.uniform(-1, 1, 5).astype(np.float32),
-        ends=np.array([0, 1, 0, 1, 1], np.int32),
+        rewards=rng.uniform(-1, 1, 5).astype(np.float32),
         grade=Grade(float(rng.uniform(-1, 1)), False, True),
         num_generated=size,
     )

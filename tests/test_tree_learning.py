@@ -21,16 +21,20 @@ from tsd.learn.targets import num_laid_out, sibling_advantages, step_returns, ta
 from tsd.learn.update import score
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
-from tsd.search import Tree, Trie, grow, harvest
+from tsd.search import Status, Tree, grow, harvest
 from tsd.types import FIRST, Expansion, Grade, Trajectory
 
 TREE = LossConfig(advantage="sibling")
 
 
 def trajectory(
-    parents: list[int], lengths: list[int] | None = None, seed: int = 0, q: list[float] | None = None
+    parents: list[int],
+    lengths: list[int] | None = None,
+    seed: int = 0,
+    q: list[float] | None = None,
+    rewards: list[float] | None = None,
 ) -> Trajectory:
-    """A trie of random tokens. A step is an end where none follows it."""
+    """A trie of random tokens."""
     rng, num_steps = np.random.default_rng(seed), len(parents)
     lengths = lengths or [int(rng.integers(1, 6)) for _ in parents]
     num_tokens = sum(lengths)
@@ -50,7 +54,7 @@ def trajectory(
         parents=np.array(parents, np.int32),
         visits=rng.integers(0, 9, num_steps, np.int32),
         q=np.array(q, np.float32) if q else rng.uniform(-1, 1, num_steps).astype(np.float32),
-        ends=np.array([i not in parents for i in range(num_steps)], np.int32),
+        rewards=np.array(rewards or q, np.float32) if q else rng.uniform(-1, 1, num_steps).astype(np.float32),
         grade=Grade(0.5, False, True),
         num_generated=num_tokens,
     )
@@ -65,7 +69,7 @@ def branches(tree: Trajectory) -> list[tuple[list[int], Trajectory]]:
     """Every path to an end as a trajectory of its own, with the places of its tokens in the tree."""
     starts = np.cumsum(tree.lengths) - tree.lengths
     found = []
-    for end in np.flatnonzero(tree.ends):
+    for end in sorted(set(range(len(tree.parents))) - set(tree.parents.tolist())):
         steps: list[int] = []
         one = int(end)
         while one != FIRST:
@@ -73,7 +77,7 @@ def branches(tree: Trajectory) -> list[tuple[list[int], Trajectory]]:
             one = int(tree.parents[one])
         places = [int(starts[s]) + i for s in steps for i in range(int(tree.lengths[s]))]
         arrays = {name: getattr(tree, name)[places] for name in ("tokens", "logprobs", "values", "versions")}
-        of_steps = {name: getattr(tree, name)[steps] for name in ("lengths", "visits", "q", "ends")}
+        of_steps = {name: getattr(tree, name)[steps] for name in ("lengths", "visits", "q", "rewards")}
         parents = np.arange(len(steps), dtype=np.int32) - 1
         found.append((places, replace(tree, parents=parents, **arrays, **of_steps)))
     return found
@@ -136,23 +140,21 @@ def test_a_path_of_several_steps_needs_no_attention_mask_and_a_tree_does() -> No
     assert tree.attention.shape == (1, 1, tree.tokens.shape[1] - 1, tree.tokens.shape[1] - 1)
 
 
-# Steps 0 and 1 follow the prompt; 2 and 3 follow 0, 4 follows 2. Ends: 1, 3, 4.
-PARENTS, VISITS, Q = [FIRST, FIRST, 0, 0, 2], [6, 2, 3, 1, 2], [0.3, -1.0, 0.5, 0.0, 1.0]
+# Steps 0 and 1 follow the prompt; 2 and 3 follow 0, 4 follows 2.
+PARENTS, VISITS = [FIRST, FIRST, 0, 0, 2], [6, 2, 3, 1, 2]
+Q, REWARDS = [0.3, -1.0, 0.5, 0.0, 1.0], [0.7, -1.0, 1.0, 0.0, 1.0]
 
 
 def family() -> Trajectory:
-    return replace(trajectory(PARENTS, q=Q, lengths=[2, 1, 1, 3, 2]), visits=np.array(VISITS, np.int32))
+    made = trajectory(PARENTS, q=Q, rewards=REWARDS, lengths=[2, 1, 1, 3, 2])
+    return replace(made, visits=np.array(VISITS, np.int32))
 
 
-def test_returns_are_rewards_below_by_visits_mixed_with_q() -> None:
-    found = step_returns(family(), 0.0).tolist()
-    below_0 = (1 * 0.0 + 2 * 1.0) / 3
-    assert found == pytest.approx([below_0, -1.0, 1.0, 0.0, 1.0, (3 * below_0 + 2 * -1.0) / 5])
-    of_tree = [*Q, (6 * 0.3 + 2 * -1.0) / 8]
-    assert step_returns(family(), 1.0).tolist() == pytest.approx(of_tree)
-    assert step_returns(family(), 0.5).tolist() == pytest.approx(
-        [(a + b) / 2 for a, b in zip(found, of_tree, strict=True)]
-    )
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_returns_are_rewards_mixed_with_q(share: float) -> None:
+    mixed = [(1 - share) * reward + share * q for reward, q in zip(REWARDS, Q, strict=True)]
+    prompt = (6 * mixed[0] + 2 * mixed[1]) / 8
+    assert step_returns(family(), share).tolist() == pytest.approx([*mixed, prompt])
 
 
 def test_siblings_are_compared_with_each_other_alone() -> None:
@@ -170,7 +172,7 @@ def test_a_steps_first_token_is_valued_as_the_state_it_starts_from() -> None:
 
 
 def test_a_path_learns_its_final_reward_everywhere() -> None:
-    one = targets(trajectory([FIRST, 0, 1], q=[0.1, 0.2, 0.75]), 0.0, LossConfig())
+    one = targets(trajectory([FIRST, 0, 1], q=[0.1, 0.2, 0.75], rewards=[0.75] * 3), 0.0, LossConfig())
     assert set(one.returns.tolist()) == set(one.value_returns.tolist()) == {0.75}
 
 
@@ -252,24 +254,22 @@ def test_a_whole_tree_is_harvested_with_what_search_says_of_each_step() -> None:
     config = SearchConfig(agents=1, simulations=12, max_depth=4, stop_when_solved=False)
     tree, engine = Tree((7,), grade, config), ScriptedEngine(script)
     asyncio.run(grow(tree, engine))
-    (trie,) = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=True), random.Random(0)))
+    everything = HarvestConfig(whole_tree=True, min_visits=1)
+    (trie,) = asyncio.run(harvest(tree, engine, everything, random.Random(0)))
     nodes = [node for node in tree.root.walk() if node.step and (node.visits or node.closed)]
     assert [one.tokens for one in trie.steps] == [node.step.tokens for node in nodes if node.step]
     assert trie.visits == tuple(node.visits for node in nodes)
-    assert all(
-        end == (one.finish == "end" or depth(trie, i) == 4)
-        for i, (one, end) in enumerate(zip(trie.steps, trie.ends, strict=True))
-    )
-    assert {q for q, end in zip(trie.q, trie.ends, strict=True) if end} <= {0.5, -1.0}
-    assert trie.grade.reward == 0.5
     assert all(parent < i for i, parent in enumerate(trie.parents))
-
-
-def depth(trie: Trie, place: int) -> int:
-    count = 1
-    while (place := trie.parents[place]) != FIRST:
-        count += 1
-    return count
+    assert trie.grade.reward == 0.5
+    for node, reward, q in zip(nodes, trie.rewards, trie.q, strict=True):
+        below = [one.end_value for one in node.walk() if one.status is not Status.OPEN]
+        assert reward == pytest.approx(sum(below) / len(below) if below else node.q)
+        assert q == (node.q if node.status is Status.OPEN else node.end_value)
+    (sure,) = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=True, min_visits=4), random.Random(0)))
+    known = [node for node in nodes if node.parent and node.parent.visits >= 4]
+    assert 3 <= len(known) < len(nodes)
+    assert {one.tokens for one in sure.steps} >= {node.step.tokens for node in known if node.step}
+    assert len(known) <= len(sure.steps) <= len(known) + 4, "and the chosen path"
 
 
 def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
@@ -282,8 +282,7 @@ def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
     asyncio.run(grow(tree, engine))
     (trie,) = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=True, choose="visits"), random.Random(0)))
     assert trie.steps[-1].finish == "end"
-    assert trie.ends == (False,) * (len(trie.steps) - 1) + (True,)
-    assert trie.q[-1] == 0.5
+    assert trie.q[-1] == trie.rewards[-1] == 0.5
     assert trie.parents[-1] != FIRST
 
 

@@ -148,7 +148,9 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     num_paths: Count = 2
     """Paths sent of one tree: the chosen one and, past it, other finished ones."""
     whole_tree: bool = False
-    """Send every step that search came to, as one trajectory, instead of paths."""
+    """Send the steps that search came to, as one trajectory, instead of paths."""
+    min_visits: Count = 4
+    """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
     others: Literal["even", "best"] = "even"
     """Which others: drawn evenly from the tree, or those of the highest rewards."""
 

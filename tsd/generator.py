@@ -174,7 +174,7 @@ class Generator:
                 parents=np.array(trie.parents, np.int32),
                 visits=np.array(trie.visits, np.int32),
                 q=np.array(trie.q, np.float32),
-                ends=np.array(trie.ends, np.int32),
+                rewards=np.array(trie.rewards, np.float32),
                 grade=trie.grade,
                 num_generated=tree.num_generated // len(tries),
             )

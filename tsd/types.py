@@ -103,8 +103,8 @@ class Trajectory(msgspec.Struct, frozen=True):
     """int32 [num_steps], simulations that passed"""
     q: np.ndarray
     """float32 [num_steps], what search makes of the state after the step: Q, or of an end its reward"""
-    ends: np.ndarray
-    """int32 [num_steps], 1 where nothing follows"""
+    rewards: np.ndarray
+    """float32 [num_steps], mean reward of the ends that search found below, Q where it found none"""
     grade: Grade
     """Of its best end."""
     num_generated: int

@@ -45,24 +45,13 @@ def targets(trajectory: Trajectory, group_advantage: float, config: LossConfig) 
 
 
 def step_returns(trajectory: Trajectory, tree_value_share: float) -> Array:
-    """float32 [num_steps + 1], of the state after each step, and last of the prompt: what it is worth.
+    """float32 [num_steps + 1], of the state after each step, and last of the prompt: (1 - share) * R + share * Q.
 
-    (1 - share) * R + share * Q, with R the mean reward of the ends below, each counted once and once more for every
-    visit after the first. Where no end lies below, Q alone.
+    The prompt's is the mean over the steps that follow it, by visits.
     """
-    q, visits, ends = trajectory.q, trajectory.visits, trajectory.ends
-    num_steps = len(q)
-    weight = np.zeros(num_steps + 1)  # of the ends below
-    total = np.zeros(num_steps + 1)  # their rewards, weighed
-    for i in reversed(range(num_steps)):
-        if ends[i]:
-            weight[i], total[i] = max(1, visits[i]), max(1, visits[i]) * q[i]
-        weight[trajectory.parents[i]] += weight[i]  # FIRST is the last place
-        total[trajectory.parents[i]] += total[i]
+    mixed = (1 - tree_value_share) * trajectory.rewards + tree_value_share * trajectory.q
     top = trajectory.parents == FIRST
-    of_tree = np.append(q, np.average(q[top], weights=np.maximum(1, visits[top])))
-    of_ends = np.where(weight > 0, total / np.maximum(weight, 1), of_tree)
-    return ((1 - tree_value_share) * of_ends + tree_value_share * of_tree).astype(np.float32)
+    return np.append(mixed, np.average(mixed[top], weights=np.maximum(1, trajectory.visits[top]))).astype(np.float32)
 
 
 def sibling_advantages(returns: Array, parents: Array) -> Array:

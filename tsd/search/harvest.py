@@ -25,33 +25,32 @@ class Trie:
     visits: tuple[int, ...]
     q: tuple[float, ...]
     """Of the state after the step: Q, or of an end its reward."""
-    ends: tuple[bool, ...]
-    """Whether nothing follows."""
+    rewards: tuple[float, ...]
+    """Mean reward of the ends that search found below; Q where it found none. Of a path, its own reward."""
     grade: Grade
     """Of the best end."""
 
 
 def lone(step: Step, grade: Grade) -> Trie:
     """A whole response sampled in one step."""
-    return Trie((step,), (FIRST,), (1,), (grade.reward,), (True,), grade)
+    return Trie((step,), (FIRST,), (1,), (grade.reward,), (grade.reward,), grade)
 
 
 async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random.Random) -> list[Trie]:
     """The chosen path first, then up to `num_paths - 1` other finished ones; no two are equal.
 
-    With `whole_tree` one trie of every step that search came to. A chosen path that is not finished is finished by
-    sampling the policy, then graded.
+    With `whole_tree` one trie of the steps that search knows enough of. A chosen path that is not finished is finished
+    by sampling the policy, then graded.
     """
     chosen = choose(tree, config)
     rest = await _finish(tree, engine, chosen)
     if config.whole_tree:
-        return [_trie(_known(tree, chosen), chosen, rest)]
-    tries = [_trie(chosen.path(), chosen, rest)]
+        return [_trie(_known(tree, chosen, config.min_visits), chosen, rest, _rewards(tree))]
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL and node is not chosen]
     rng.shuffle(ends)
     if config.others == "best":
         ends.sort(key=lambda node: -node.end_value)
-    return tries + [_trie(node.path(), node, None) for node in ends[: config.num_paths - 1]]
+    return [_trie(chosen.path(), chosen, rest), *(_trie(end.path(), end) for end in ends[: config.num_paths - 1])]
 
 
 def choose(tree: Tree, config: HarvestConfig) -> Node:
@@ -92,20 +91,42 @@ async def _finish(tree: Tree, engine: Engine, node: Node) -> tuple[Step, Grade] 
     return rest, tree.grade((*tree.response(node), *rest.tokens))
 
 
-def _known(tree: Tree, chosen: Node) -> list[Node]:
-    """The steps of which search knows more than that they were sampled: they were visited, are ends, or are chosen."""
-    nodes = [node for node in tree.root.walk() if node.visits or node.status is not Status.OPEN or node is chosen]
-    return nodes[1:]
+def _known(tree: Tree, chosen: Node, min_visits: int) -> list[Node]:
+    """The steps from states visited so often, as far as search came to them or they are ends; and the chosen path."""
+    kept = set(chosen.path())
+    return [
+        node
+        for node in tree.root.walk()
+        if (parent := node.parent) is not None
+        and (node in kept or (parent.visits >= min_visits and (node.visits or node.status is not Status.OPEN)))
+    ]
 
 
-def _trie(nodes: Iterable[Node], chosen: Node, rest: tuple[Step, Grade] | None) -> Trie:
-    """Of nodes, parents first, and what finishes the chosen one, if anything does."""
+def _rewards(tree: Tree) -> dict[Node, float]:
+    """Of each node with an end below it, the mean reward of those ends."""
+    found: dict[Node, list[float]] = {}
+    for node in tree.root.walk():
+        if node.status is not Status.OPEN:
+            for above in (tree.root, *node.path()):
+                found.setdefault(above, []).append(node.end_value)
+    return {node: sum(rewards) / len(rewards) for node, rewards in found.items()}
+
+
+def _trie(
+    nodes: Iterable[Node],
+    chosen: Node,
+    rest: tuple[Step, Grade] | None = None,
+    rewards: dict[Node, float] | None = None,
+) -> Trie:
+    """Of nodes, parents first, and of what finishes the chosen one, if anything does.
+
+    Without `rewards` the nodes are a path, and all of it gets the reward of its end.
+    """
     place: dict[Node, int] = {node: i for i, node in enumerate(nodes)}
     steps = [node.step for node in place if node.step]
     parents = [place.get(parent, FIRST) if (parent := node.parent) else FIRST for node in place]
     visits = [node.visits for node in place]
-    ends = [node.status is not Status.OPEN for node in place]
-    q = [node.end_value if end else node.q for node, end in zip(place, ends, strict=True)]
+    q = [node.q if node.status is Status.OPEN else node.end_value for node in place]
     grades = [node.grade for node in place if node.grade]
     if rest is not None:
         step, grade = rest
@@ -114,6 +135,8 @@ def _trie(nodes: Iterable[Node], chosen: Node, rest: tuple[Step, Grade] | None) 
         parents.append(place.get(chosen, FIRST))
         visits.append(1)
         q.append(grade.reward)
-        ends.append(True)
     best = max(grades, key=lambda grade: grade.reward)
-    return Trie(tuple(steps), tuple(parents), tuple(visits), tuple(q), tuple(ends), best)
+    found = [best.reward] * len(steps)
+    if rewards is not None:
+        found = [rewards.get(node, one) for node, one in zip(place, q, strict=False)] + q[len(place) :]
+    return Trie(tuple(steps), tuple(parents), tuple(visits), tuple(q), tuple(found), best)

@@ -23,7 +23,8 @@ def validate(trajectory: Trajectory) -> None:
     for name, array in arrays.items():
         if len(array) != len(trajectory.tokens):
             raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {len(trajectory.tokens)} tokens")
-    steps = {"parents": trajectory.parents, "visits": trajectory.visits, "q": trajectory.q, "ends": trajectory.ends}
+    steps = {"parents": trajectory.parents, "visits": trajectory.visits, "q": trajectory.q}
+    steps["rewards"] = trajectory.rewards
     for name, array in steps.items():
         if len(array) != len(trajectory.lengths):
             raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {len(trajectory.lengths)} steps")
@@ -33,7 +34,9 @@ def validate(trajectory: Trajectory) -> None:
         raise FrameError(f"trajectory {trajectory.id}: a step follows one that does not come before it")
     if not len(trajectory.prompt) or not len(trajectory.tokens):
         raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
-    finite = all(np.isfinite(array).all() for array in (trajectory.logprobs, trajectory.values, trajectory.q))
+    finite = all(
+        np.isfinite(array).all() for array in (trajectory.logprobs, trajectory.values, trajectory.q, trajectory.rewards)
+    )
     if not finite or not np.isfinite([trajectory.grade.reward, *trajectory.grade.parts.values()]).all():
         raise FrameError(f"trajectory {trajectory.id}: a logprob, value, Q or reward is not finite")
 
