@@ -255,6 +255,8 @@ class TransportConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     scheme: Literal["ipc"] = "ipc"
     """`ipc` sockets in the run directory's own temporary folder: one machine, no port open to anyone."""
+    credit: Count = 64
+    """Trajectories of one generator that may be out, finished and not in a batch yet; then it starts no more trees."""
     queue: Count = 64
     """Most trajectories waiting at either end."""
     timeout_s: Positive = 600.0

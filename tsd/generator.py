@@ -1,8 +1,9 @@
 """One generator process: problems in, trajectories out, new weights in between.
 
-    startup: engine, sockets, the trainer's current weights
-    main loop: T tree workers            wait for the engine, then for room in the trainer's queue
-               follow_weights            waits for the trainer to publish
+    startup: engine, sockets, what earlier lives left in the spool, the trainer's current weights
+    main loop: T tree workers            wait for the engine, then for room among what is out
+               outbox                    waits for finished trees, and for the trainer to take them
+               follow_trainer            waits for the trainer to say where it is
                report                    wakes every few seconds
     shutdown: SIGTERM cancels `generate`; tasks, engine and sockets close on the way out
 
@@ -34,7 +35,9 @@ from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
-from tsd.transport.trajectories import TrajectorySender
+from tsd.transport.progress import ProgressSubscriber
+from tsd.transport.spool import SPOOL, Lane, leftovers
+from tsd.transport.trajectories import Outbox
 from tsd.transport.weights import WeightSubscriber
 from tsd.types import Problem, Trajectory
 
@@ -50,8 +53,6 @@ class Counters:
     num_simulations: int = 0
     num_generated: int = 0
     num_solved: int = 0
-    num_sent: int = 0
-    """Trajectories."""
     loop_lag_s: float = 0.0
     """Longest since the last report."""
 
@@ -65,24 +66,22 @@ class Generator:
     task: Task
     codec: TextCodec
     engine: Engine
-    sender: TrajectorySender
-    subscriber: WeightSubscriber
+    outbox: Outbox
+    progress: ProgressSubscriber
+    weights: WeightSubscriber
     metrics: MetricsWriter
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
-    life: str = field(default_factory=lambda: f"{time.time_ns():x}")
-    """Tells this process from one that had its place before."""
-    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held over a tree's trajectories, so that they arrive in the order of their serials."""
     counters: Counters = field(default_factory=Counters)
     reserve: Reserve = field(default_factory=Reserve)
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
-        await self.engine.load(await self.subscriber.snapshot(self.config.transport.timeout_s))
+        await self.engine.load(await self.weights.snapshot(self.config.transport.timeout_s))
         self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.follow_weights(), name="follow weights")
+            group.create_task(self.outbox.run(), name="outbox")
+            group.create_task(self.follow_trainer(), name="follow trainer")
             group.create_task(self.report(), name="report")
             group.create_task(self.watch_loop(), name="watch loop")
             for worker in range(self.config.search.trees):
@@ -97,16 +96,22 @@ class Generator:
             tree = plant(problem, self.task, self.codec, style, search, grader=grader, reserve=reserve)
             tries = await self._tries(tree, problem)
             self._count(tree)
-            async with self.sending:
-                for trajectory in self._trajectories(tree, problem, tries, position):
-                    await self.sender.send(trajectory, self.config.transport.timeout_s)
+            await self.outbox.put(
+                list(self._trajectories(tree, problem, tries, position)), self.config.transport.timeout_s
+            )
 
-    async def follow_weights(self) -> None:
-        """Applies each new version between engine steps, in mid-search; waits for the trainer to publish."""
+    async def follow_trainer(self) -> None:
+        """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
+
+        A trainer that was started again may give other weights the same number, or go back to an older one.
+        """
+        life, timeout_s = "", self.config.transport.timeout_s
         while True:
-            update = await self.subscriber.newest(self.config.transport.timeout_s)
-            if update.version != self.engine.version:
-                await self.engine.load(update)
+            progress = await self.progress.newest(timeout_s)
+            self.outbox.heard(progress)
+            if progress.version != self.engine.version or (life and progress.life != life):
+                await self.engine.load(await self.weights.snapshot(timeout_s))
+            life = progress.life
 
     async def report(self) -> None:
         before, started = Counters(), time.monotonic()
@@ -154,13 +159,12 @@ class Generator:
 
     def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
         """As the trainer takes them; they share the tree's cost in tokens."""
-        sender = f"{self.index}-{self.life}"
+        sender = self.outbox.own.sender
         for trie in tries:
             steps = trie.steps
-            self.counters.num_sent += 1
             yield Trajectory(
                 sender=sender,
-                serial=self.counters.num_sent - 1,
+                serial=-1,  # the outbox counts
                 group=f"{sender}-{position}",
                 problem_id=problem.id,
                 generator=self.index,
@@ -202,7 +206,8 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
     """The whole life of a generator."""
     config = load_config(run_dir / "config.toml")
     directory = None if config.engine.kind in ("mock", "null") else model_path(config.model.path)
-    task, addresses = make_task(config.task), Addresses(sockets)
+    task, addresses, spool = make_task(config.task), Addresses(sockets), run_dir / SPOOL
+    spool.mkdir(exist_ok=True)
     checkpoint = latest_checkpoint(run_dir)
     start = load_state(checkpoint).positions.get(str(index), 0) if checkpoint else 0
     seed = random.Random(f"{config.seed} {index} {start}").randrange(2**20)
@@ -210,13 +215,15 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(MetricsWriter(run_dir))
         context = stack.enter_context(zmq.asyncio.Context())
-        sender = TrajectorySender(context, addresses.trajectories, config.transport.queue)
-        subscriber = WeightSubscriber(context, addresses.weights, addresses.snapshots)
-        stack.enter_context(sender)
-        stack.enter_context(subscriber)
+        own, left = Lane(spool, f"{index}-{time.time_ns():x}"), leftovers(spool, index, num_generators)
+        outbox = stack.enter_context(
+            Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
+        )
+        progress = stack.enter_context(ProgressSubscriber(context, addresses.progress))
+        weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots))
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, lambda text: metrics.event(f"generator-{index}", text))
-        parts = Generator(index, config, task, generation.codec, engine, sender, subscriber, metrics, grader)
+        parts = Generator(index, config, task, generation.codec, engine, outbox, progress, weights, metrics, grader)
         await parts.run(problem_stream(task, config, index, num_generators, start))
 
 

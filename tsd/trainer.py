@@ -4,6 +4,7 @@
     main loop: train       waits for `receive` to fill the queue, then learns in a thread; publishes, checkpoints
                receive     waits for generators, and for room in the queue (generators then wait in turn)
                serve       waits for generators that ask for a snapshot
+               heartbeat   wakes every second and tells generators where it is
     shutdown: SIGTERM lets the update under way finish, then a checkpoint is written
 
 Rank 0 alone has sockets and files; the others wait for what it broadcasts. Started by `tsd launch` as
@@ -29,7 +30,7 @@ import zmq.asyncio
 
 from tsd.child import run_child
 from tsd.config import Config, load_config
-from tsd.errors import DivergedError, FrameError
+from tsd.errors import DivergedError
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group, join_group
 from tsd.learn.health import Stats, warnings
@@ -40,11 +41,13 @@ from tsd.observe.metrics import MetricsWriter, UpdateRow
 from tsd.observe.tensorboard import open_tensorboard
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
-from tsd.transport.trajectories import TrajectoryReceiver
+from tsd.transport.progress import Progress, ProgressPublisher
+from tsd.transport.trajectories import Inbox, Refused
 from tsd.transport.weights import WeightPublisher
 from tsd.types import Grade, Trajectory, WeightUpdate
 
 LONG_WAIT_S = 30.0
+HEARTBEAT_S = 1.0
 MAX_SKIPPED = 3
 """Updates in a row whose loss is not finite, after which training stops."""
 
@@ -85,10 +88,17 @@ class Trainer:
     group: Group
     learner: Learner
     state: TrainState
-    receiver: TrajectoryReceiver
-    publisher: WeightPublisher
+    inbox: Inbox
+    weights: WeightPublisher
+    progress: ProgressPublisher
     metrics: MetricsWriter
-    queue: asyncio.Queue[Trajectory | None]
+    queue: asyncio.Queue[Trajectory | Refused | None]
+    life: str = field(default_factory=lambda: f"{time.time_ns():x}")
+    """Tells this process from one that had its place before."""
+    saved: dict[str, int] = field(default_factory=dict)
+    """What of `consumed` a checkpoint holds."""
+    num_asked: int = 0
+    """Times that generators were asked to send something again."""
     stopping: bool = False
     wait_s: float = 0.0
     """Time the last batch took to come together."""
@@ -101,10 +111,15 @@ class Trainer:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.request_stop)
         self.num_refused.update(self.state.num_refused)
         self.consumed.update(self.state.consumed)
+        self.saved = self.state.consumed
         self.positions.update(self.state.positions)
         await self.publish()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.receive(), name="receive"), group.create_task(self.publisher.serve())]
+            tasks = [
+                group.create_task(self.receive(), name="receive"),
+                group.create_task(self.weights.serve(), name="serve"),
+                group.create_task(self.heartbeat(), name="heartbeat"),
+            ]
             await self.train()
             for task in tasks:
                 task.cancel()
@@ -112,21 +127,35 @@ class Trainer:
         await asyncio.to_thread(self.order, End())
 
     async def receive(self) -> None:
-        """Refuses what is damaged, and counts it; what is whole waits in the queue."""
+        """What generators send waits in the queue."""
         while True:
-            try:
-                trajectory = await self.receiver.receive(self.config.transport.timeout_s)
-            except FrameError as error:
-                self.num_refused["invalid"] += 1
-                self.metrics.event("trainer-0", f"refused: {error}")
-                continue
-            await self.queue.put(trajectory)
+            await self.queue.put(await self.inbox.next(self.config.transport.timeout_s))
+
+    async def heartbeat(self) -> None:
+        while True:
+            if self.inbox.missing:
+                self.inbox.missing, self.num_asked = False, self.num_asked + 1
+            await self.tell()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def tell(self) -> None:
+        """Where this trainer is, to every generator."""
+        progress = Progress(
+            life=self.life,
+            version=self.state.version,
+            received=self.inbox.received,
+            used=self.consumed,
+            saved=self.saved,
+            asked=self.num_asked,
+        )
+        await self.progress.tell(progress)
 
     async def train(self) -> None:
         """The main loop: take, learn, publish."""
         train, num_skipped = self.config.train, 0
         while not self.finished() and (trajectories := await self.take()):
             started = time.monotonic()
+            await self.tell()
             stats = await asyncio.to_thread(self.learn, trajectories)
             if stats is None:
                 num_skipped = self.skip(trajectories, num_skipped)
@@ -158,14 +187,15 @@ class Trainer:
         self.wait_s = time.monotonic() - started
         return [] if self.stopping else batch
 
-    def admit(self, trajectory: Trajectory | None, batch: list[Trajectory]) -> None:
-        """Refuses what was seen before and what is stale. None only wakes `take`."""
+    def admit(self, trajectory: Trajectory | Refused | None, batch: list[Trajectory]) -> None:
+        """The staleness gate. None only wakes `take`."""
         if trajectory is None:
             return
-        if trajectory.serial <= self.consumed.get(trajectory.sender, -1):
-            self.num_refused["duplicate"] += 1
+        self.consumed[trajectory.sender] = trajectory.serial + 1
+        if isinstance(trajectory, Refused):
+            self.num_refused["invalid"] += 1
+            self.metrics.event("trainer-0", f"refused: {trajectory.reason}")
             return
-        self.consumed[trajectory.sender] = trajectory.serial
         generator = str(trajectory.generator)
         self.positions[generator] = max(self.positions.get(generator, 0), trajectory.position + 1)
         if self.state.version - trajectory.version > self.config.train.max_staleness:
@@ -196,7 +226,8 @@ class Trainer:
             self.order(Gather())
             return self.learner.weights(self.state.version)
 
-        await self.publisher.publish(await asyncio.to_thread(gather))
+        await self.weights.publish(await asyncio.to_thread(gather))
+        await self.tell()
 
     def skip(self, trajectories: list[Trajectory], num_skipped: int) -> int:
         """An update that was not finite: its batch is kept for inspection; the third in a row ends training."""
@@ -240,6 +271,11 @@ class Trainer:
                 num_trajectories=state.num_trajectories,
                 generated_tokens=state.generated_tokens,
                 num_refused=state.num_refused,
+                num_dropped={
+                    "duplicate": self.inbox.num_duplicates,
+                    "early": self.inbox.num_early,
+                    "damaged": self.inbox.num_damaged,
+                },
                 num_tokens_computed=sum(len(one.prompt) + len(one.tokens) for one in trajectories),
                 num_tokens_laid_out=sum(map(num_laid_out, trajectories)),
                 tokens_per_s=sum(len(trajectory.tokens) for trajectory in trajectories) / seconds,
@@ -256,7 +292,9 @@ class Trainer:
             self.learner.save(directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
+        self.saved = state.consumed
         self.metrics.event("trainer-0", f"checkpoint {path}")
+        await self.tell()
 
 
 def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
@@ -281,10 +319,13 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
         context = stack.enter_context(zmq.asyncio.Context())
-        receiver = stack.enter_context(TrajectoryReceiver(context, addresses.trajectories, queue))
-        publisher = stack.enter_context(WeightPublisher(context, addresses.weights, addresses.snapshots))
+        inbox = stack.enter_context(Inbox(context, addresses.trajectories, queue, state.consumed))
+        weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
+        progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")
-        trainer = Trainer(config, run_dir, group, learner, state, receiver, publisher, metrics, asyncio.Queue(queue))
+        trainer = Trainer(
+            config, run_dir, group, learner, state, inbox, weights, progress, metrics, asyncio.Queue(queue)
+        )
         await trainer.run()
 
 

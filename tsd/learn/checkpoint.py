@@ -24,7 +24,7 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int = 0
     """Generated for the trajectories used."""
     consumed: dict[str, int] = {}
-    """The last serial used or refused, by sender: what comes again is a duplicate."""
+    """Trajectories used or refused, by sender: the serial that comes next. What comes again is a duplicate."""
     positions: dict[str, int] = {}
     """Where each generator's stream of problems goes on."""
     num_refused: dict[str, int] = {}

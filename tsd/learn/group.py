@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tsd.model.policy import Policy
 
@@ -52,6 +52,13 @@ class Group:
                 fully_shard(layer)
             fully_shard(policy)
         return policy
+
+    def parameters(self, policy: Policy) -> list[nn.Parameter]:
+        """This rank's own part of each. After a forward pass without a backward one some are still whole."""
+        for module in policy.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return list(policy.parameters())
 
     def gather(self, policy: Policy) -> dict[str, Tensor]:
         """The whole model by the names of `Policy.named_tensors`, on rank 0; on the others nothing."""

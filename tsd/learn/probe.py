@@ -35,7 +35,7 @@ class Probe:
         """The policy's weights, which have just been published under that version, unless a copy still waits."""
         if self.version < 0:
             self.version = version
-            self._copy = [parameter.detach().clone() for parameter in self.policy.parameters()]
+            self._copy = [parameter.detach().clone() for parameter in self.group.parameters(self.policy)]
 
     def drop(self) -> None:
         """Lets the copy go."""
@@ -59,7 +59,7 @@ class Probe:
 
     def _swap(self) -> None:
         """Copy and policy change places: each rank's own part, wherever the model is split."""
-        for parameter, copy in zip(self.policy.parameters(), self._copy, strict=True):
+        for parameter, copy in zip(self.group.parameters(self.policy), self._copy, strict=True):
             now = parameter.detach().clone()
             parameter.copy_(copy)
             copy.copy_(now)

@@ -68,7 +68,9 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     generated_tokens: int
     """Generated so far for the trajectories used."""
     num_refused: dict[str, int]
-    """Refused so far, by reason."""
+    """Trajectories refused so far, by reason."""
+    num_dropped: dict[str, int] = {}
+    """Frames dropped by this trainer process, by reason: what came twice, too early, or damaged came again."""
     num_tokens_computed: int = 0
     """Tokens of this update's batch, prompts and shared beginnings once in each tree."""
     num_tokens_laid_out: int = 0

@@ -15,8 +15,8 @@ class Addresses:
         return f"ipc://{self.directory}/trajectories"
 
     @property
-    def weights(self) -> str:
-        return f"ipc://{self.directory}/weights"
+    def progress(self) -> str:
+        return f"ipc://{self.directory}/progress"
 
     @property
     def snapshots(self) -> str:

@@ -1,4 +1,4 @@
-"""Weights from the trainer to generators: PUB says that there is a new version, a snapshot socket gives it out.
+"""Weights from the trainer to generators: `Progress` says that there is a new version, a snapshot socket gives it out.
 
 PUB drops silently, and of a burst the newest first; so it carries no weights, only the news. Who joins late, or was
 busy for several versions, asks once and gets the newest. Every update is whole (dense), versioned, and checked tensor
@@ -21,7 +21,6 @@ from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode
 from tsd.types import WeightUpdate
 
 SNAPSHOT_REQUEST = b"snapshot"
-NEWS = b"new weights"
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -64,17 +63,14 @@ def decode_update(frames: list[bytes]) -> WeightUpdate:
 class WeightPublisher:
     """The trainer's end. `serve` must run for late joiners to get their snapshot."""
 
-    def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
-        self._news = context.socket(zmq.PUB)
-        self._news.bind(publish)
+    def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
         self._snapshots = context.socket(zmq.ROUTER)
         self._snapshots.bind(snapshot)
         self._latest: list[bytes] = []
 
     async def publish(self, update: WeightUpdate) -> None:
-        """Keeps it for snapshots and tells every subscriber. Encoding is off the loop: it touches every byte."""
+        """From now on the one that is given out. Encoding is off the loop: it touches every byte."""
         self._latest = await asyncio.to_thread(encode_update, update)
-        await self._news.send(NEWS)
 
     async def serve(self) -> None:
         """Answers snapshot requests until cancelled; waits for generators that join."""
@@ -89,17 +85,13 @@ class WeightPublisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._news.close(linger=0)
         self._snapshots.close(linger=0)
 
 
 class WeightSubscriber:
     """A generator's end."""
 
-    def __init__(self, context: zmq.asyncio.Context, publish: str, snapshot: str) -> None:
-        self._news = context.socket(zmq.SUB)
-        self._news.connect(publish)
-        self._news.subscribe(b"")
+    def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
         self._snapshots = context.socket(zmq.DEALER)
         self._snapshots.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
         self._snapshots.connect(snapshot)
@@ -114,18 +106,10 @@ class WeightSubscriber:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
         return await asyncio.to_thread(decode_update, frames)
 
-    async def newest(self, timeout_s: float) -> WeightUpdate:
-        """Waits, however long, for news of an update, and at most `timeout_s` for the newest there is by then."""
-        await self._news.recv()
-        while await self._news.poll(timeout=0):
-            await self._news.recv()
-        return await self.snapshot(timeout_s)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._news.close(linger=0)
         self._snapshots.close(linger=0)

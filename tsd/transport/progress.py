@@ -1,0 +1,89 @@
+"""What the trainer tells every generator over PUB: where it stands. Not an event but a state, so losing one is no loss.
+
+    generators wait for it   to learn that there are new weights, how much may be out, and what is in a checkpoint
+    the trainer              says it whenever something changed, and once a second
+
+Knows nothing about what generators make of it.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from tsd.errors import FrameError, TransportError
+from tsd.transport.codec import decode
+
+MAX_PROGRESS_BYTES = 2**20
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts are of a sender's trajectories in the order of their serials, so that each is the next serial due."""
+
+    life: str
+    """Tells this trainer from one that had its place before."""
+    version: int
+    """Of the weights that generators should have."""
+    received: dict[str, int]
+    used: dict[str, int]
+    """Trained on, or refused and counted."""
+    saved: dict[str, int]
+    """Of those used, in a checkpoint: no longer needed by anyone."""
+    asked: int
+    """Grows when something is missing: what comes after `received` is to be sent again."""
+
+
+class ProgressPublisher:
+    """The trainer's end."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self._socket = context.socket(zmq.PUB)
+        self._socket.bind(address)
+
+    async def tell(self, progress: Progress) -> None:
+        await self._socket.send(msgspec.msgpack.encode(progress))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close(linger=0)
+
+
+class ProgressSubscriber:
+    """A generator's end."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self._socket = context.socket(zmq.SUB)
+        self._socket.maxmsgsize = MAX_PROGRESS_BYTES
+        self._socket.connect(address)
+        self._socket.subscribe(b"")
+        self.num_damaged = 0
+
+    async def newest(self, timeout_s: float) -> Progress:
+        """The last thing said. Raises TransportError when nothing was for `timeout_s`."""
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    frame = await self._socket.recv()
+            except TimeoutError:
+                raise TransportError(f"generator waits for the trainer: not a word for {timeout_s} s") from None
+            while await self._socket.poll(timeout=0):
+                frame = await self._socket.recv()
+            try:
+                return decode(frame, Progress, max_bytes=MAX_PROGRESS_BYTES)
+            except FrameError:
+                self.num_damaged += 1  # the next one says as much
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close(linger=0)
