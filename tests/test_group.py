@@ -34,7 +34,8 @@ def trajectory(number):
     reward = float(rng.choice([-1, 0.1, 1]))
     return Trajectory(
         "0-a", number, f"g{number}", "p", 0, number, ints(9), ints(size), np.full(size, -2.0, np.float32),
-        np.zeros(size, np.float32), np.full(size, number % 2, np.int32), np.array([size]), np.array([-1]), np.array([1]),
+        np.zeros(size, np.float32), np.full(size, number % 2, np.int32),
+        np.array([size]), np.array([-1]), np.array([1]),
         np.array([reward]), np.array([reward]), Grade(reward, False, True), size
     )
 

@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -161,14 +163,45 @@ def test_micro_batches_hold_every_trajectory_once_within_the_token_limit() -> No
     assert all(batch.tokens.numel() <= 40 for batch in batches)
     assert sum(batch.num_tokens for batch in batches) == sum(len(t.tokens) for t in trajectories)
     alone = collate([trajectory(90, 10)], max_tokens=40)
-    assert [tuple(batch.tokens.shape) for batch in alone] == [(1, 100)]
+    assert [tuple(batch.tokens.shape) for batch in alone] == [(1, 99)]
 
 
-def test_columns_of_a_batch_are_about_the_next_token() -> None:
-    one, (batch,) = trajectory(4, 3), collate([trajectory(4, 3)], 100)
-    assert batch.mask.tolist() == [[False, False, False, True, True, True]]
-    assert batch.tokens[0, 1:][batch.mask[0]].tolist() == one.tokens.tolist()
-    assert batch.behaviour[0].tolist() == [0, 0, 0, -1, -1, -1]
+def test_every_token_of_a_response_is_predicted_by_the_one_before_it() -> None:
+    one, two = trajectory(4, 3), trajectory(6, 2, seed=1)
+    (batch,) = collate([one, two], 100)
+    assert batch.attention is None
+    for row, each in enumerate((two, one) if batch.mask[0].sum() == 2 else (one, two)):
+        whole = [*each.prompt.tolist(), *each.tokens.tolist()]
+        assert batch.tokens[row, : len(whole) - 1].tolist() == whole[:-1], "the last one predicts nothing"
+        assert batch.sampled[row][batch.mask[row]].tolist() == each.tokens.tolist()
+        first = len(each.prompt) - 1
+        assert batch.sources[row][batch.mask[row]].tolist() == list(range(first, first + len(each.tokens)))
+    assert batch.behaviour[batch.mask].tolist() == [-1.0] * 5
+    assert batch.behaviour[~batch.mask].tolist() == [0.0]
+
+
+def test_samples_of_one_prompt_share_it_and_their_beginnings_and_learn_what_they_would_alone() -> None:
+    first = trajectory(6, 9, reward=1.0)
+    second = replace_fields(first, serial=1, tokens=np.append(first.tokens[:4], first.tokens[4:] % 18 + 6), reward=-1.0)
+    groups = [[first, second], [first, replace_fields(second, group="another")]]
+    assert [sum(len(row) for row in lay_out(group, DEFAULT, 100)) for group in groups] == [6 + 4 + 4 + 4, 14 + 14]
+    found = []
+    for group in groups:
+        model = policy()
+        stats = take_step(model, group, 1000)
+        assert stats is not None
+        found.append((stats, list(model.parameters())))
+    (together, one), (apart, other) = found
+    assert together.loss == pytest.approx(apart.loss, rel=1e-5)
+    assert together.ratio_mean == pytest.approx(apart.ratio_mean, rel=1e-5)
+    for a, b in zip(one, other, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def replace_fields(one: Trajectory, reward: float | None = None, **changes: Any) -> Trajectory:
+    if reward is not None:
+        changes |= {"grade": Grade(reward, reward == 1.0, True), "rewards": np.array([reward], np.float32)}
+    return msgspec.structs.replace(one, **changes)
 
 
 def test_logprobs_and_values_do_not_depend_on_padding() -> None:
@@ -183,7 +216,12 @@ def test_logprobs_and_values_do_not_depend_on_padding() -> None:
 
 
 def take_step(
-    model: Policy, trajectories: list[Trajectory], max_tokens: int, lr: float = 1e-2, config: LossConfig = DEFAULT
+    model: Policy,
+    trajectories: list[Trajectory],
+    max_tokens: int,
+    lr: float = 1e-2,
+    config: LossConfig = DEFAULT,
+    max_grad_norm: float = 1e9,
 ) -> Stats | None:
     batches = collate(trajectories, max_tokens, config)
     return update(
@@ -193,7 +231,7 @@ def take_step(
         batches,
         config=config,
         temperature=1.0,
-        max_grad_norm=1e9,
+        max_grad_norm=max_grad_norm,
         group=Group(),
     )
 
@@ -219,6 +257,18 @@ def test_learning_makes_what_did_better_than_expected_likelier_and_what_did_wors
         assert stats is not None
         assert stats.grad_norm > 0
         assert sign * (after - before) > 0
+
+
+def test_a_value_head_that_is_far_off_does_not_hold_the_policy_back() -> None:
+    trajectories = [trajectory(5, 8, seed=i, reward=1.0 - i) for i in range(3)]
+    moved = []
+    for c_value in (0.0, 100.0):
+        model, config = policy(), LossConfig(c_value=c_value, c_kl=0.0, advantage="value")
+        assert take_step(model, trajectories, 1000, config=config, max_grad_norm=0.1)
+        moved.append([parameter.clone() for parameter in model.causal.parameters()])
+    assert not torch.equal(moved[0][0], next(policy().causal.parameters()))
+    for a, b in zip(*moved, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:

@@ -131,13 +131,21 @@ def test_a_batch_of_trees_and_paths_gives_each_what_it_gets_alone() -> None:
 
 
 def test_a_path_of_several_steps_needs_no_attention_mask_and_a_tree_does() -> None:
-    (path,), (tree,) = (
-        collate(lay_out([trajectory([FIRST, 0, 1])], TREE, 10_000), 99),
-        collate(lay_out([random_tree(0)], TREE, 10_000), 999),
-    )
-    assert path.attention is None
-    assert tree.attention is not None
-    assert tree.attention.shape == (1, 1, tree.tokens.shape[1] - 1, tree.tokens.shape[1] - 1)
+    path, tree = trajectory([FIRST, 0, 1]), random_tree(0)
+    (of_path,), (of_tree,) = (collate(lay_out([one], TREE, 10_000), 10_000) for one in (path, tree))
+    assert of_path.attention is None
+    assert of_tree.attention is not None
+    assert of_tree.attention.shape == (1, 1, of_tree.tokens.shape[1], of_tree.tokens.shape[1])
+
+
+def test_siblings_share_the_tokens_they_begin_with() -> None:
+    tree = trajectory([FIRST, FIRST], lengths=[4, 4])
+    tree.tokens[4:7] = tree.tokens[0:3]
+    (row,) = lay_out([tree], TREE, 100)
+    assert len(row) == 5 + 3
+    assert row.is_path
+    assert row.sources.tolist() == [4, 5, 6, 7, 4, 5, 6, 7]
+    assert row.sampled.tolist() == tree.tokens.tolist()
 
 
 # Steps 0 and 1 follow the prompt; 2 and 3 follow 0, 4 follows 2.
@@ -229,9 +237,10 @@ def test_parts_hold_everything_once_in_even_shares_and_an_idle_one_teaches_nothi
 def test_a_tree_in_pieces_teaches_each_step_once_and_what_it_teaches_in_one(seed: int) -> None:
     tree, model = random_tree(seed), policy()
     rows = lay_out([tree], TREE, 30)
-    assert len(rows) > 3
-    assert max(map(len, rows)) <= 30
-    assert sum(row.learned.sum() for row in rows) == len(tree.tokens)
+    longest = 1 + max(int(row.positions.max()) for row in rows)
+    assert len(rows) > 1
+    assert max(map(len, rows)) <= max(30, longest)
+    assert sum(len(row.sampled) for row in rows) == len(tree.tokens)
     found = []
     for row_tokens in (30, 10_000):
         loss = torch.zeros(())
@@ -297,3 +306,8 @@ def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
 def test_targets_that_need_whole_trees_are_refused_without_them(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(None, overrides)
+
+
+def test_a_path_is_never_cut_however_long() -> None:
+    (row,) = lay_out([trajectory([FIRST, 0, 1], lengths=[90, 90, 90])], TREE, 50)
+    assert len(row) == 5 + 269

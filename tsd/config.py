@@ -218,10 +218,11 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Stop training after this long, counted over resumes; 0 for no limit."""
     batch_size: Count = 64
     """Trajectories in one update, over all trainers."""
-    micro_batch_tokens: Count = 16_384
-    """Most tokens, padding included, in one forward pass of one trainer."""
-    row_tokens: Count = 256
-    """A larger tree goes through the model in pieces of about this size, each with the steps it hangs from."""
+    micro_batch_tokens: Count = 1024
+    """Most tokens, padding included, in one forward pass of one trainer. Few suit a CPU's cache, many a GPU."""
+    row_tokens: Count = 192
+    """What trajectories share goes through the model once, in rows of at most this many tokens, or of the longest path:
+    attention costs the square of a row."""
     num_inner_steps: Count = 1
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
@@ -233,7 +234,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     weight_decay: NotNegative = 0.0
     """AdamW's."""
     max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients are scaled down to this norm, those of the value head on their own."""
     publish_every: Count = 1
     """Updates between two published versions."""
     checkpoint_every: Count = 50

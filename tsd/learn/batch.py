@@ -1,11 +1,11 @@
 """From rows to padded micro-batches. Knows nothing about models or losses.
 
-Every array but `tokens` is about predicted tokens: column t is about token t + 1 of `tokens`, which the model predicts
-at column `sources` of its output. In a path that is column t itself. A tree's tokens lie one step after another; each
-sees its own path alone, by way of `attention`, so that what branches share is computed once.
+Arrays of shape [B, T] are about the tokens that go through the model, arrays [B, L] about the sampled ones that they
+predict. A trie's tokens lie one branch after another; each sees its own path alone, by way of `attention`, so that
+what branches share is computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,36 +19,35 @@ from tsd.learn.targets import Targets
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B rows, T tokens in the longest, padded on the right."""
+    """B rows, padded on the right to T tokens and L sampled ones."""
 
     tokens: Tensor
     """int64 [B, T]"""
-    sources: Tensor
-    """int64 [B, T-1]"""
     positions: Tensor
-    """int64 [B, T-1], of tokens 0 to T-2 on their paths."""
+    """int64 [B, T], tokens before each one on its path."""
     attention: Tensor | None
-    """bool [B, 1, T-1, T-1], whether a token sees another; None where all are paths, under the causal mask."""
-    behaviour: Tensor
-    """float32 [B, T-1]: behaviour logprobs of response tokens, 0 elsewhere."""
+    """bool [B, 1, T, T], whether a token sees another; None where all are paths, under the causal mask."""
     mask: Tensor
-    """bool [B, T-1]: where the predicted token is one to learn from."""
+    """bool [B, L]: where there is a sampled token; elsewhere all others are 0."""
+    sources: Tensor
+    """int64 [B, L]: the place in T that predicts it."""
+    sampled: Tensor
+    """int64 [B, L]: the token."""
+    behaviour: Tensor
+    """float32 [B, L]: its behaviour logprob."""
     versions: Tensor
-    """int64 [B, T-1]: policy version that sampled each response token, -1 elsewhere."""
+    """int64 [B, L]: the policy version that sampled it."""
     values: Tensor
-    """float32 [B, T-1]: V of sampling time before each response token, 0 elsewhere."""
+    """float32 [B, L]: V of sampling time before it."""
     returns: Tensor
-    """float32 [B, T-1]"""
+    """float32 [B, L], as all that follow; see `Targets`."""
     value_returns: Tensor
-    """float32 [B, T-1]"""
     advantages: Tensor
-    """float32 [B, T-1]"""
     visit_shares: Tensor
-    """float32 [B, T-1]"""
 
     @property
     def num_tokens(self) -> int:
-        """Response tokens in it."""
+        """Sampled tokens in it."""
         return int(self.mask.sum())
 
 
@@ -82,33 +81,35 @@ def idle(batch: MicroBatch) -> MicroBatch:
 
 
 def _pad(rows: Sequence[Row]) -> MicroBatch:
-    shape = num_rows, longest = len(rows), max(map(len, rows))
-    tokens, versions, mask = np.zeros(shape, np.int64), np.full(shape, -1, np.int64), np.zeros(shape, np.bool_)
-    floats = {name: np.zeros(shape, np.float32) for name in ("behaviour", "values", *Targets.__slots__)}
-    positions = np.tile(np.arange(longest), (num_rows, 1))
-    sources = positions - 1
-    for i, row in enumerate(rows):
-        span = slice(len(row.prompt), len(row))
-        tokens[i, : span.start], tokens[i, span] = row.prompt, row.tokens
-        versions[i, span], mask[i, span] = row.versions, row.learned
-        sources[i, span], positions[i, span] = row.sources, row.positions
-        for name, array in floats.items():
-            array[i, span] = getattr(row.targets if name in Targets.__slots__ else row, name)
-    paths = all(row.is_path for row in rows)
+    def stack(length: int, kind: type[np.generic], of: Callable[[Row], np.ndarray]) -> Tensor:
+        padded = np.zeros((len(rows), length), kind)
+        for i, row in enumerate(rows):
+            array = of(row)
+            padded[i, : len(array)] = array
+        return torch.from_numpy(padded)
+
+    def wanted(name: str) -> Tensor:
+        return stack(num_sampled, np.float32, lambda row: getattr(row.targets, name))
+
+    num_tokens, num_sampled = max(map(len, rows)), max(len(row.sampled) for row in rows)
     return MicroBatch(
-        tokens=torch.from_numpy(tokens),
-        sources=torch.from_numpy(sources[:, 1:]),
-        positions=torch.from_numpy(positions[:, :-1]),
-        attention=None if paths else torch.from_numpy(np.stack([ancestors(row[:-1]) for row in sources])[:, None]),
-        mask=torch.from_numpy(mask[:, 1:]),
-        versions=torch.from_numpy(versions[:, 1:]),
-        **{name: torch.from_numpy(array[:, 1:]) for name, array in floats.items()},
+        tokens=stack(num_tokens, np.int64, lambda row: row.tokens),
+        positions=stack(num_tokens, np.int64, lambda row: row.positions),
+        attention=None if all(row.is_path for row in rows) else _attention(rows, num_tokens),
+        mask=stack(num_sampled, np.bool_, lambda row: np.ones(len(row.sampled))),
+        sources=stack(num_sampled, np.int64, lambda row: row.sources),
+        sampled=stack(num_sampled, np.int64, lambda row: row.sampled),
+        behaviour=stack(num_sampled, np.float32, lambda row: row.behaviour),
+        versions=stack(num_sampled, np.int64, lambda row: row.versions),
+        values=stack(num_sampled, np.float32, lambda row: row.values),
+        **{name: wanted(name) for name in Targets.__slots__},
     )
 
 
-def ancestors(sources: np.ndarray) -> np.ndarray:
-    """bool [T, T]: whether token i is token j or comes after it on a path; `sources` is -1 at the first token."""
-    seen = np.eye(len(sources), dtype=np.bool_)
-    for i, source in enumerate(sources[1:], start=1):
-        seen[i] |= seen[source]
-    return seen
+def _attention(rows: Sequence[Row], num_tokens: int) -> Tensor:
+    """bool [B, 1, T, T]: whether token i is token j or comes after it on a path."""
+    seen = np.tile(np.eye(num_tokens, dtype=np.bool_), (len(rows), 1, 1))
+    for row, own in zip(rows, seen, strict=True):
+        for i, parent in enumerate(row.parents[1:].tolist(), start=1):
+            own[i] |= own[parent]
+    return torch.from_numpy(seen[:, None])

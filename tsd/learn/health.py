@@ -37,7 +37,7 @@ class Stats:
     logprob_gap: float | None
     """Mean |trainer - engine| logprob at the same weights, as last measured; None before the first time."""
     grad_norm: float
-    """Before it is scaled down."""
+    """Of the model below the value head, before it is scaled down."""
 
 
 def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:

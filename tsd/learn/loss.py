@@ -1,6 +1,6 @@
 """Losses as pure functions of tensors: policy (PPO-clip, CISPO), value, KL, and the advantages they take.
 
-All arguments are float32 [B, T] over predicted tokens, `mask` bool [B, T]; each loss is the sum over masked tokens, for
+All arguments are float32 [B, T] over sampled tokens, `mask` bool [B, T]; each loss is the sum over masked tokens, for
 the caller to divide by the whole batch's count, so that micro-batches add up exactly. Knows nothing about models.
 """
 

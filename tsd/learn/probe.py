@@ -15,7 +15,7 @@ from tsd.learn.rows import Row
 from tsd.learn.update import score
 from tsd.model.policy import Policy
 
-MAX_ROWS = 8
+ENOUGH_TOKENS = 64
 """Scored each time: enough for a mean, next to nothing beside an update."""
 
 
@@ -44,7 +44,12 @@ class Probe:
     @torch.no_grad()
     def measure(self, rows: Sequence[Row]) -> None:
         """Looks for tokens of the copy's version in a whole batch; every rank scores the same ones."""
-        found = [row for row in rows if (row.versions == self.version).any()][:MAX_ROWS]
+        found, num_tokens = list[Row](), 0
+        for row in rows:
+            count = int((row.versions == self.version).sum())
+            if count and num_tokens < ENOUGH_TOKENS:
+                found.append(row)
+                num_tokens += count
         if self.version < 0 or not found:
             return
         self._swap()

@@ -1,8 +1,9 @@
-"""From trajectories to the rows of a batch. A path is a row; a large tree becomes several.
+"""From trajectories to the rows of a batch: what a group's trajectories or a tree's branches share is there once.
 
-A row is a piece of a trie: whole steps, and before them those that they hang from, which are context only. Attention
-costs the square of a row, so a tree in pieces is quicker than in one, though some of its steps are computed again.
-Knows nothing about models or padding.
+Every group becomes a trie of tokens. Rows are its pieces: a piece in depth-first order, and before it the tokens it
+hangs from, which are context alone. Attention costs the square of a row, so a large trie in pieces is quicker than in
+one, though some of it is computed again; a single path is never cut. What is learned stays what it was: every sampled
+token is an entry of its own, with the place of the token it follows. Knows nothing about models or padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,117 +19,151 @@ from tsd.types import FIRST, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Arrays over the row's tokens, the prompt aside, have shape [num_tokens]."""
+    """T tokens that go through the model, and the L sampled ones that they predict."""
 
-    prompt: Array
     tokens: Array
-    learned: Array
-    """bool, False where a token is context for others."""
-    sources: Array
-    """int64, place in the row, prompt included, of the token before each one on its path."""
+    """int64 [T]"""
+    parents: Array
+    """int64 [T], place of the token before each one on its path, -1 at the first."""
     positions: Array
-    """int64, tokens before each one on its path, prompt included."""
+    """int64 [T], tokens before each one on its path."""
+    sources: Array
+    """int64 [L], place of the token that predicts each sampled one."""
+    sampled: Array
+    """int64 [L]"""
     behaviour: Array
-    """float32, behaviour logprobs."""
+    """float32 [L], behaviour logprobs."""
     versions: Array
+    """[L], of the policy that sampled it."""
     values: Array
-    """float32, V of sampling time before each token."""
+    """float32 [L], V of sampling time before each sampled token."""
     targets: Targets
+    """Each [L]."""
 
     @property
     def is_path(self) -> bool:
         """Whether every token follows the one before it."""
-        first = len(self.prompt) - 1
-        return bool((self.sources == np.arange(first, first + len(self.sources))).all())
+        return bool((self.parents == np.arange(-1, len(self.parents) - 1)).all())
 
     def __len__(self) -> int:
-        """Tokens, the prompt's included."""
-        return len(self.prompt) + len(self.tokens)
+        """Tokens that go through the model."""
+        return len(self.tokens)
 
 
 def lay_out(trajectories: Sequence[Trajectory], config: LossConfig, max_tokens: int) -> list[Row]:
-    """Rows of at most `max_tokens`, longer only where a single step with what it hangs from is.
+    """Rows of `max_tokens` tokens at most; where a path is longer, of as many as that.
 
     Before a batch is shared out: a group's members must be seen together.
     """
     rewards, groups = [one.grade.reward for one in trajectories], [one.group for one in trajectories]
     advantages = group_advantages(rewards, groups).tolist()
-    return [
-        _row(one, steps, num_context, whole)
-        for one, advantage in zip(trajectories, advantages, strict=True)
-        for whole in [targets(one, advantage, config)]
-        for steps, num_context in pieces(one, max_tokens)
-    ]
+    tries: dict[tuple[str, bytes], Trie] = {}
+    for trajectory, advantage in zip(trajectories, advantages, strict=True):
+        key = trajectory.group, trajectory.prompt.tobytes()
+        trie = tries.setdefault(key, Trie(trajectory.prompt))
+        trie.add(trajectory, targets(trajectory, advantage, config))
+    return [row for trie in tries.values() for row in trie.rows(max_tokens)]
 
 
-def pieces(trajectory: Trajectory, max_tokens: int) -> Iterator[tuple[list[int], int]]:
-    """The steps of each row, parents first, and how many at the start are context. Each step is learned in one row."""
-    lengths, parents = trajectory.lengths.tolist(), trajectory.parents.tolist()
-    if len(trajectory.prompt) + len(trajectory.tokens) <= max_tokens:
-        yield list(range(len(lengths))), 0
-        return
-    new, held, size = list[int](), set[int](), len(trajectory.prompt)
-    for i, length in enumerate(lengths):
-        above = _missing(parents, i, held)
-        cost = length + sum(lengths[step] for step in above)
-        if new and size + cost > max_tokens:
-            yield _piece(new, held)
-            new, held, size = [], set(), len(trajectory.prompt)
-            above = _missing(parents, i, held)
-            cost = length + sum(lengths[step] for step in above)
-        new.append(i)
-        held |= {i, *above}
-        size += cost
-    yield _piece(new, held)
+class Trie:
+    """Trajectories of one prompt, token by token. The last token of a branch predicts nothing and is left out."""
 
+    def __init__(self, prompt: Array) -> None:
+        self.tokens: list[int] = prompt.tolist()
+        self.parents = list(range(-1, len(prompt) - 1))
+        self.depths = list(range(len(prompt)))
+        self.children: dict[tuple[int, int], int] = {}
+        self.sources: list[int] = []
+        self.root = len(prompt) - 1
+        self.members: list[tuple[Trajectory, Targets]] = []
 
-def _missing(parents: Sequence[int], step: int, held: set[int]) -> list[int]:
-    """The steps above one that a row does not have yet."""
-    above = []
-    while (step := parents[step]) != FIRST and step not in held:
-        above.append(step)
-    return above
+    def add(self, trajectory: Trajectory, wanted: Targets) -> None:
+        """Entries in the order of the trajectory's tokens; tokens as far as they are new."""
+        followed, ends, at = set(trajectory.parents.tolist()), list[int](), 0
+        tokens = trajectory.tokens.tolist()
+        for i, (length, parent) in enumerate(
+            zip(trajectory.lengths.tolist(), trajectory.parents.tolist(), strict=True)
+        ):
+            place = self.root if parent == FIRST else ends[parent]
+            for token in tokens[at : at + length - 1]:
+                self.sources.append(place)
+                place = self._child(place, token)
+            self.sources.append(place)
+            ends.append(self._child(place, tokens[at + length - 1]) if i in followed else place)
+            at += length
+        self.members.append((trajectory, wanted))
 
+    def _child(self, place: int, token: int) -> int:
+        found = self.children.setdefault((place, token), len(self.tokens))
+        if found == len(self.tokens):
+            self.tokens.append(token)
+            self.parents.append(place)
+            self.depths.append(self.depths[place] + 1)
+        return found
 
-def _piece(new: list[int], held: set[int]) -> tuple[list[int], int]:
-    context = sorted(held - set(new))
-    return context + new, len(context)
+    def rows(self, max_tokens: int) -> Iterator[Row]:
+        """Each sampled token in one row."""
+        sources, tokens, parents = np.array(self.sources), np.array(self.tokens), np.array(self.parents)
+        depths = np.array(self.depths)
+        entries = {
+            "sampled": np.concatenate([one.tokens for one, _ in self.members]).astype(np.int64),
+            "behaviour": np.concatenate([one.logprobs for one, _ in self.members]),
+            "versions": np.concatenate([one.versions for one, _ in self.members]),
+            "values": np.concatenate([one.values for one, _ in self.members]),
+        }
+        wanted = {name: np.concatenate([getattr(one, name) for _, one in self.members]) for name in Targets.__slots__}
+        owner, local = np.full(len(tokens), -1), np.full(len(tokens) + 1, -1)  # at -1: no parent, -1
+        for number, (context, new) in enumerate(self._pieces(max(max_tokens, int(depths.max()) + 1))):
+            places = np.array(context + new)
+            owner[new] = number
+            local[places] = np.arange(len(places))
+            mine = owner[sources] == number
+            yield Row(
+                tokens=tokens[places],
+                parents=local[parents[places]],
+                positions=depths[places],
+                sources=local[sources[mine]],
+                targets=Targets(**{name: array[mine] for name, array in wanted.items()}),
+                **{name: array[mine] for name, array in entries.items()},
+            )
 
+    def _pieces(self, max_tokens: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Context and new tokens of each row, parents first. A subtree that fits into a row is not cut in two."""
+        held, new, sizes = set[int](), list[int](), self._sizes()
+        for place in self._depth_first():
+            above = self._missing(place, held)
+            fits_alone = self.depths[place] + sizes[place] <= max_tokens
+            wanted = len(held) + len(above) + (sizes[place] if fits_alone else 1)
+            if new and wanted > max_tokens:
+                yield sorted(held - set(new)), new
+                held, new = set(), []
+                above = self._missing(place, held)
+            new.append(place)
+            held |= {place, *above}
+        yield sorted(held - set(new)), new
 
-def _row(trajectory: Trajectory, steps: list[int], num_context: int, whole: Targets) -> Row:
-    lengths = trajectory.lengths[steps]
-    starts = (np.cumsum(trajectory.lengths) - trajectory.lengths)[steps]
-    places = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
-    sources, positions = _chain(trajectory, steps)
-    cut = Targets(*(getattr(whole, name)[places] for name in Targets.__slots__))
-    return Row(
-        prompt=trajectory.prompt,
-        tokens=trajectory.tokens[places],
-        learned=np.repeat(np.arange(len(steps)) >= num_context, lengths),
-        sources=sources,
-        positions=positions,
-        behaviour=trajectory.logprobs[places],
-        versions=trajectory.versions[places],
-        values=trajectory.values[places],
-        targets=cut,
-    )
+    def _sizes(self) -> list[int]:
+        """Tokens of each subtree."""
+        sizes = [1] * len(self.tokens)
+        for place in range(len(sizes) - 1, 0, -1):
+            sizes[self.parents[place]] += sizes[place]
+        return sizes
 
+    def _missing(self, place: int, held: set[int]) -> list[int]:
+        """The tokens above one that a row does not have yet."""
+        above = []
+        while (place := self.parents[place]) >= 0 and place not in held:
+            above.append(place)
+        return above
 
-def _chain(trajectory: Trajectory, steps: list[int]) -> tuple[Array, Array]:
-    """Sources and positions of steps laid out after the prompt, one after the other."""
-    num_prompt, lengths = len(trajectory.prompt), trajectory.lengths[steps]
-    ends = np.cumsum(lengths)
-    starts, num_tokens = ends - lengths, int(ends[-1])
-    place = {step: i for i, step in enumerate(steps)}
-    sources = np.arange(num_prompt - 1, num_prompt + num_tokens - 1)
-    positions = np.empty(num_tokens, np.int64)
-    for i, step in enumerate(steps):
-        parent = int(trajectory.parents[step])
-        before = num_prompt - 1  # the place of the last token before this step
-        first = num_prompt
-        if parent != FIRST:
-            above = place[parent]
-            before, first = num_prompt + int(ends[above]) - 1, int(positions[ends[above] - 1]) + 1
-        sources[starts[i]] = before
-        positions[starts[i] : ends[i]] = first + np.arange(lengths[i])
-    return sources, positions
+    def _depth_first(self) -> Iterator[int]:
+        """All places, each branch to its end before the next."""
+        below: list[list[int]] = [[] for _ in self.tokens]
+        for place, parent in enumerate(self.parents):
+            if parent >= 0:
+                below[parent].append(place)
+        stack = [0]
+        while stack:
+            place = stack.pop()
+            yield place
+            stack += reversed(below[place])

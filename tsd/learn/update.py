@@ -1,10 +1,11 @@
 """One update: forward, losses, gradients, optimizer step. Knows nothing about sockets, files or versions' meaning."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tsd.config import LossConfig
@@ -34,7 +35,7 @@ SUMS = (
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the policy says of a micro-batch. All [B, T-1]."""
+    """What the policy says of a micro-batch's sampled tokens. All [B, L]."""
 
     logprobs: Tensor
     values: Tensor
@@ -50,26 +51,25 @@ def score(
     value_reaches_trunk: bool = True,
     entropy_gradient: bool = False,
 ) -> Scored:
-    """Logprobs at the sampling temperature, values and entropies, of every predicted token."""
-    tokens, layout = batch.tokens.to(device), {}
+    """Logprobs at the sampling temperature, values and entropies, at every sampled token."""
+    layout = {}
     if batch.attention is not None:
         layout = {"attention_mask": batch.attention.to(device), "position_ids": batch.positions.to(device)}
-    # [B, T-1, V] and [B, T-1]. Padding is on the right, where no real token looks.
-    logits, values = policy(tokens[:, :-1], value_reaches_trunk=value_reaches_trunk, use_cache=False, **layout)
+    # [B, T, V] and [B, T]. Padding is on the right, where no real token looks.
+    logits, values = policy(batch.tokens.to(device), value_reaches_trunk=value_reaches_trunk, use_cache=False, **layout)
     log_probs = log_policy(logits, temperature)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(log_probs.exp() * log_probs).sum(-1)
-    if batch.attention is None:
-        return Scored(log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1), values, entropy)
-    sources, rows = batch.sources.to(device), torch.arange(len(tokens), device=device)[:, None]
-    return Scored(log_probs[rows, sources, tokens[:, 1:]], values.gather(1, sources), entropy.gather(1, sources))
+    sources, rows = batch.sources.to(device), torch.arange(len(batch.tokens), device=device)[:, None]
+    logprobs = log_probs[rows, sources, batch.sampled.to(device)]
+    return Scored(logprobs, values.gather(1, sources), entropy.gather(1, sources))
 
 
 @torch.no_grad()
 def reference_logprobs(
     reference: Policy, batches: Sequence[MicroBatch], temperature: float, device: torch.device
 ) -> list[Tensor]:
-    """The anchor of the KL term, [B, T-1] for each micro-batch; once, however many steps are taken on a batch."""
+    """The anchor of the KL term, [B, L] for each micro-batch; once, however many steps are taken on a batch."""
     return [score(reference, batch, temperature, device).logprobs for batch in batches]
 
 
@@ -108,14 +108,19 @@ def update(
         sums += terms
         seen.append(log_ratio)
     totals = dict(zip(SUMS, group.sum(sums).tolist(), strict=True))
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
-    if isinstance(grad_norm, DTensor):
-        grad_norm = grad_norm.full_tensor()
-    if not torch.isfinite(grad_norm):
+    # Each on its own: a value head that is far off would scale the policy's gradient down.
+    grad_norm, head_norm = (clip(part, max_grad_norm) for part in (policy.causal, policy.value_head))
+    if not math.isfinite(grad_norm + head_norm):
         optimizer.zero_grad()
         return None
     optimizer.step()
-    return _stats(totals, num_tokens, config, float(grad_norm), quantiles(seen))
+    return _stats(totals, num_tokens, config, grad_norm, quantiles(seen))
+
+
+def clip(module: nn.Module, max_norm: float) -> float:
+    """Scales a module's gradients down to a norm; the norm before that."""
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def losses(
