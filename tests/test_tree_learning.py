@@ -220,7 +220,7 @@ def test_trainer_and_engine_are_compared_at_the_same_weights_however_stale_the_t
         gaps.append(stats.logprob_gap)
     assert gaps[:2] == [None, None]
     assert gaps[2] == pytest.approx(0.25, abs=1e-5)
-    assert learner.probe.version == -1, "the next published version is kept next"
+    assert learner.probe.version == -1, "one that is measured is let go"
 
 
 def test_parts_hold_everything_once_in_even_shares_and_an_idle_one_teaches_nothing() -> None:

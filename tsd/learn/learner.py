@@ -30,6 +30,8 @@ from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
 
 OPTIMIZER_FILE = "optimizer.pt"
+PROBE_EVERY = 8
+"""Updates between two versions whose logprobs are compared with the engine's."""
 
 
 class Learner(Protocol):
@@ -73,6 +75,8 @@ class PolicyLearner:
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
         learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
+        self.probed = -PROBE_EVERY
+        """The update before which a copy was last kept."""
         self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
         if checkpoint is not None:
             state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
@@ -83,8 +87,9 @@ class PolicyLearner:
         train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
         rows = lay_out(trajectories, self.loss, train.row_tokens)
         batches = self._batches(rows)
-        if number % train.publish_every == 0:
+        if number % train.publish_every == 0 and number - self.probed >= PROBE_EVERY:
             self.probe.keep(version)
+            self.probed = number
         self.probe.measure(rows)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(train, number)
@@ -129,6 +134,7 @@ class PolicyLearner:
             self.codec.tokenizer.save_pretrained(str(directory))
             torch.save({"optimizer": optimizer, "logprob_gap": self.probe.gap}, directory / OPTIMIZER_FILE)
         self.probe.drop()  # a run that goes on from here has no copy either
+        self.probed = -PROBE_EVERY
 
 
 def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
