@@ -5,10 +5,9 @@ node; whoever expands wakes those who wait, also when the call fails or is cance
 """
 
 import asyncio
-from collections.abc import Sequence
 
 from tsd.protocols import Engine
-from tsd.search.node import Node, Status
+from tsd.search.node import Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
 
@@ -42,8 +41,15 @@ async def simulate(tree: Tree, engine: Engine) -> None:
             if node.status is not Status.OPEN:
                 return tree.backup(paths.pop(), node.end_value)
             if not node.expanding:
-                value = await _expand(tree, engine, path)
-                return tree.backup(paths.pop(), value)
+                tree.claim(node)
+                try:
+                    config = tree.config
+                    max_tokens = min(config.max_step_tokens, config.max_path_tokens - node.num_path_tokens)
+                    expansion = await engine.expand(tree.tokens(path), config.num_samples, max_tokens)
+                    tree.expand(node, expansion)
+                finally:
+                    tree.release(node)
+                return tree.backup(paths.pop(), expansion.value)
             tree.num_collisions += 1
             if tree.config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
                 paths.append(tree.enter())
@@ -58,16 +64,3 @@ async def simulate(tree: Tree, engine: Engine) -> None:
     finally:
         for path in paths:
             tree.unmark(path)
-
-
-async def _expand(tree: Tree, engine: Engine, path: Sequence[Node]) -> float:
-    """One engine call: the children and the value of the path's last node."""
-    node, config = path[-1], tree.config
-    tree.claim(node)
-    try:
-        max_tokens = min(config.max_step_tokens, config.max_path_tokens - node.num_path_tokens)
-        expansion = await engine.expand(tree.tokens(path), config.num_samples, max_tokens)
-        tree.expand(node, expansion)
-        return expansion.value
-    finally:
-        tree.release(node)

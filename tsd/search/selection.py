@@ -22,7 +22,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     """
     config, gumbel, shared = tree.config, tree.gumbel, tree.num_transpositions > 0
     # With Q in units of a range, exploration counts for as much more as the range is wide.
-    c, scale, reduction = config.c_puct, tree.q_range, config.fpu_reduction
+    c, scale, reduction, log_schedule = config.c_puct, tree.q_range, config.fpu_reduction, config.c_puct_base > 0
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     node = path[-1]
     while (children := node.children) and not node.spent:
@@ -36,7 +36,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
             # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
             total = node.passed - 2
             weight = scale * sqrt(total if total > 1 else 1)
-            weight *= c if not config.c_puct_base else exploration(total, config)
+            weight *= exploration(total, config) if log_schedule else c
             first_play = (node.mean or 0.0) - reduction
             highest = -inf
             for child in children:

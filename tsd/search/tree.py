@@ -124,9 +124,8 @@ class Tree:
     def tokens(self, path: Sequence[Node]) -> tuple[int, ...]:
         """Prompt and response along a path from the root."""
         tokens = list(self.prompt)
-        for node in path:
-            if node.step is not None:
-                tokens += node.step.tokens
+        for node in path[1:]:
+            tokens += node.step.tokens  # type: ignore[union-attr]  # the root alone has none
         return tuple(tokens)
 
     def response(self, node: Node) -> tuple[int, ...]:
@@ -196,18 +195,20 @@ class Tree:
         found = {child.step.tokens: child for child in old if child.step} if old else {}
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
-        up = ref(node)
+        up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
         for step in steps:
             tokens = step.tokens
-            self.num_generated += len(tokens)
+            num_generated += len(tokens)
             child = found.get(tokens)
             if child is None:
-                num_path_tokens = node.num_path_tokens + len(tokens)
+                num_path_tokens = num_above + len(tokens)
                 found[tokens] = child = Node(up, step, depth, num_path_tokens, born, share)
                 if may_end or step.finish != "step" or num_path_tokens >= longest:
+                    self.num_generated = num_generated
                     self._settle(child, step)
             else:
                 child.num_drawn += 1
+        self.num_generated = num_generated
         node.children = children = list(found.values())
         num_new = len(children) - len(old)
         self.num_nodes += num_new
