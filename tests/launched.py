@@ -35,9 +35,14 @@ def evaluate():
     (run_dir / (options["--when"] + ".json")).write_text(json.dumps({"mean_at_k": 0.25, "k": 16}))
 
 def train():
+    crashes = run_dir / "trainer-crashes"
+    if crashes.exists() and number < int(crashes.read_text()):
+        checkpoint(number + 1, False)
+        os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGTERM, lambda *_: (checkpoint(3, False), sys.exit(0)))
     if (run_dir / "trainer-fails").exists():
-        sys.exit("error: out of memory")
+        print("error: out of memory", flush=True)
+        sys.exit(2)
     while not (run_dir / "release").exists():
         time.sleep(0.02)
     if name == "trainer-0":
@@ -46,8 +51,16 @@ def train():
         checkpoint(5, True)
 
 def generate():
-    if number < int((run_dir / "crashes").read_text()):
+    own = run_dir / f"crashes-{name}"
+    if number < int((own if own.exists() else run_dir / "crashes").read_text()):
         sys.exit(f"error: crash {number}")
+    if number < int((run_dir / "freezes").read_text() if (run_dir / "freezes").exists() else 0):
+        beats = run_dir / "alive" / name
+        beats.parent.mkdir(exist_ok=True)
+        for beat in range(3):
+            beats.touch()
+            time.sleep(0.02)
+        time.sleep(99)
     grandchild = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN], stdout=subprocess.PIPE)
     grandchild.stdout.readline()
     if (run_dir / "generators-release").exists():

@@ -1,5 +1,6 @@
 """A launch from start to end, and every way it can end early. Small scripts stand in for the run's processes."""
 
+import asyncio
 import fcntl
 import io
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.launched import FAKE, PATIENCE_S
+from tests.launched import FAKE, PATIENCE_S, until
 from tsd import rundir
 from tsd.cli import exit_code
 from tsd.config import load_config
@@ -113,9 +114,43 @@ async def test_a_trainer_that_fails_ends_the_run_and_says_how_to_go_on(run: Run)
     with pytest.raises(ProcessError) as failure:
         await _supervise(run)
     assert str(failure.value) == (
-        f"trainer-0 ended with exit code 1; its log {run.directory}/logs/trainer-0.log ends: error: out of memory; "
+        f"trainer-0 ended with exit code 2; its log {run.directory}/logs/trainer-0.log ends: error: out of memory; "
         f"continue from the last checkpoint with: tsd launch --resume {run.directory}"
     )
+
+
+async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint_while_generators_live(run: Run) -> None:
+    (run.directory / "trainer-crashes").write_text("2")
+    await _supervise(replace(run, placement=parse_gpus("0:gen,1-2:train")))
+    deaths = [text for text in _events(run) if "trainers go on from" in text]
+    assert ["update-000001" in deaths[0], "update-000002" in deaths[1]] == [True, True]
+    assert "ended with signal SIGKILL" in deaths[0]
+    assert len(list(run.directory.glob("started-generator-0-*"))) == 1
+
+
+async def test_a_device_that_keeps_failing_is_given_up_while_another_is_left(run: Run) -> None:
+    (run.directory / "crashes-generator-0").write_text("99")
+    (run.directory / "generators-release").unlink()
+
+    def given_up() -> bool:
+        return any("generator-0" in text and "device 0 is given up" in text for text in _events(run))
+
+    def release() -> None:
+        until(given_up, "a device to be given up")
+        (run.directory / "release").touch()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(release))
+        summary = await _supervise(replace(run, placement=parse_gpus("0-1:gen,2:train")))
+    assert summary.num_updates == 5
+    assert len(list(run.directory.glob("started-generator-0-*"))) == 4
+
+
+async def test_a_frozen_generator_is_killed_and_replaced(run: Run) -> None:
+    (run.directory / "freezes").write_text("1")
+    await _supervise(replace(run, frozen_s=0.5))
+    assert any("generator-0 is frozen: its event loop has not turned for 0.5 s" in text for text in _events(run))
+    assert len(list(run.directory.glob("started-generator-0-*"))) == 2
 
 
 async def test_a_trained_run_only_gets_what_is_missing(run: Run) -> None:

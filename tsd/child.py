@@ -1,18 +1,25 @@
-"""How a process that the launcher started begins and ends: SIGTERM cancels, a fault is one line on standard error."""
+"""How a process of a run lives: it beats while its loop turns, SIGTERM cancels it, a fault is one line."""
 
 import asyncio
 import gc
 import signal
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 
 import uvloop
 
 from tsd.errors import TsdError
 
+FAULT = 2
+"""Exit code of one that can name its fault: starting it again would not help."""
+BEAT_S = 1.0
+BEATS = "alive"
+"""A folder of a run directory, with a file for each process."""
+
 
 def run_child(work: Coroutine[None, None, None]) -> int:
-    """Runs a child's whole life; returns its exit code: 0 when done or told to stop, 1 after a fault it can name."""
+    """Runs a child's whole life; its exit code: 0 when done or told to stop, FAULT after a fault that it can name."""
     rare_gc()
     try:
         uvloop.run(_cancelled_by_sigterm(work))
@@ -37,6 +44,15 @@ def rare_gc() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+async def beat(run_dir: Path, name: str) -> None:
+    """Touches a file as long as the event loop turns: whoever looks knows that this process is not frozen."""
+    path = run_dir / BEATS / name
+    path.parent.mkdir(exist_ok=True)
+    while True:
+        await asyncio.to_thread(path.touch)
+        await asyncio.sleep(BEAT_S)
+
+
 async def _cancelled_by_sigterm(work: Coroutine[None, None, None]) -> None:
     running = asyncio.current_task()
     assert running is not None, "called in a running loop"
@@ -46,7 +62,7 @@ async def _cancelled_by_sigterm(work: Coroutine[None, None, None]) -> None:
 
 def _complain(error: BaseException) -> int:
     print(f"error: {error}", file=sys.stderr)
-    return 1
+    return FAULT
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import zmq.asyncio
 
-from tsd.child import run_child
+from tsd.child import beat, run_child
 from tsd.config import Config, load_config
 from tsd.engine import make_engine
 from tsd.learn.checkpoint import latest_checkpoint, load_state
@@ -62,6 +62,7 @@ class Generator:
     """The parts of one generator, wired."""
 
     index: int
+    run_dir: Path
     config: Config
     task: Task
     codec: TextCodec
@@ -80,6 +81,7 @@ class Generator:
         await self.engine.load(await self.weights.snapshot(self.config.transport.timeout_s))
         self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
         async with asyncio.TaskGroup() as group:
+            group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
             group.create_task(self.outbox.run(), name="outbox")
             group.create_task(self.follow_trainer(), name="follow trainer")
             group.create_task(self.report(), name="report")
@@ -223,7 +225,9 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots))
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, lambda text: metrics.event(f"generator-{index}", text))
-        parts = Generator(index, config, task, generation.codec, engine, outbox, progress, weights, metrics, grader)
+        parts = Generator(
+            index, run_dir, config, task, generation.codec, engine, outbox, progress, weights, metrics, grader
+        )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 
 

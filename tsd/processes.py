@@ -109,6 +109,11 @@ class Children:
             self._report(f"{child.name} did not end within {self._grace_s:g} s of SIGTERM and was killed")
         await self._end({child.pid for child in stopping}, LEFTOVER_GRACE_S)
 
+    def kill_one(self, child: Child) -> None:
+        """SIGKILL to a child and all it started; `wait` then returns."""
+        if child.process.returncode is None:
+            guardian.send(signal.SIGKILL, guardian.processes_of({child.pid}, None))
+
     def kill(self) -> None:
         """SIGKILL to every process of the run, now."""
         guardian.send(signal.SIGKILL, guardian.processes_of(self._children.keys(), self._mark))

@@ -2,8 +2,10 @@
 
     evaluate "before"  ->  trainers and generators, until the trainers are done  ->  evaluate "after"  ->  summary
 
-    train             waits for every trainer to end; one that fails ends the run
-    keep_generator    waits for its generator to end, which it should not, and starts it again
+    keep_trainers     waits for all trainers to end; where one dies it starts all again from the last checkpoint
+    keep_generator    waits for its generator to end, which it should not, and starts it again; gives a device up where
+                      that does not help, as long as another one is left
+    watch             wakes every second; a process whose event loop has stood still for long is killed, and so replaced
     board             wakes twice a second and shows the rows that all processes write
 
 SIGINT or SIGTERM cancels all of it: leaving `Children` is what stops the processes, and trainers then write a
@@ -14,18 +16,21 @@ import asyncio
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from tsd import rundir
+from tsd.child import BEATS, FAULT
 from tsd.config import Config
 from tsd.devices import CPU, Placement
 from tsd.errors import ProcessError, TsdError
+from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
 from tsd.observe.metrics import MetricsWriter
 from tsd.observe.state import LAUNCHED, LAUNCHER
@@ -34,6 +39,10 @@ from tsd.processes import Child, Children
 STOP_GRACE_S = 14.0
 """From SIGTERM to SIGKILL: nothing of a run may be left 20 s after the launcher was told to stop."""
 RESTART_DELAYS_S = (1.0, 4.0, 16.0)
+GOOD_LIFE_S = 120.0
+"""A generator that lived so long is well: its next death counts as the first."""
+FROZEN_S = 30.0
+"""Without a beat, after which a process counts as frozen."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -68,6 +77,7 @@ class Run:
     programs: Programs = PROGRAMS
     restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
     stop_grace_s: float = STOP_GRACE_S
+    frozen_s: float = FROZEN_S
 
 
 async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
@@ -94,6 +104,8 @@ class Phases:
     run: Run
     children: Children
     metrics: MetricsWriter
+    given_up: set[int] = field(default_factory=set)
+    """Generators."""
 
     async def run_all(self) -> rundir.Summary:
         placement, directory = self.run.placement, self.run.directory
@@ -126,46 +138,113 @@ class Phases:
 
     async def train(self) -> None:
         """Trainers and generators together, until the trainers are done."""
-        run, world = self.run, len(self.run.placement.train)
+        run = self.run
         # What an earlier training led to says nothing about this one.
         (run.directory / "after.json").unlink(missing_ok=True)
         self.event(f"training, to update {run.config.train.num_updates}")
-        meeting_point = _meeting_point() if world > 1 else {}
         with _first_error():
             async with asyncio.TaskGroup() as group:
                 keepers = [
                     group.create_task(self.keep_generator(index, device), name=f"keep generator-{index}")
                     for index, device in enumerate(run.placement.gen)
                 ]
-                async with asyncio.TaskGroup() as trainers:
-                    for rank, device in enumerate(run.placement.train):
-                        trainers.create_task(self.trainer(rank, device, meeting_point), name=f"trainer-{rank}")
+                await self.keep_trainers()
                 for keeper in keepers:
                     keeper.cancel()
         await self.children.stop()
         if not rundir.is_trained(run.directory, run.config):
             raise ProcessError(f"the trainer was stopped before its last update; {self.how_to_continue}")
 
-    async def trainer(self, rank: int, device: str, meeting_point: Mapping[str, str]) -> None:
-        """One trainer's whole life."""
-        world = len(self.run.placement.train)
-        argv = (*self.run.programs.trainer, str(self.run.directory), "--rank", str(rank), "--world", str(world))
+    async def keep_trainers(self) -> None:
+        """Until they have done their work. Raises ProcessError for a fault they name, or when they get nowhere."""
+        delays = list(self.run.restart_delays_s)
+        while True:
+            before = self.checkpoint()
+            failed = await self.trainers()
+            if failed is None:
+                return
+            if self.checkpoint() != before:
+                delays = list(self.run.restart_delays_s)
+            if failed.process.returncode == FAULT or not delays:
+                raise ProcessError(f"{failed.failure()}; {self.how_to_continue}")
+            delay = delays.pop(0)
+            self.event(f"{failed.failure()}; trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s")
+            await asyncio.sleep(delay)
+
+    async def trainers(self) -> Child | None:
+        """One life of all trainers together; the one that ended it badly, if one did."""
+        run, world, failed = self.run, len(self.run.placement.train), list[Child]()
+        meeting_point = _meeting_point() if world > 1 else {}
+        argv = (*run.programs.trainer, str(run.directory), "--world", str(world))
         argv = (*argv, "--sockets", str(self.children.scratch))
-        threads = self.run.config.train.num_threads
-        await self.succeed(await self.spawn(f"trainer-{rank}", argv, device, threads, meeting_point))
+        children = [
+            await self.spawn(
+                f"trainer-{rank}", (*argv, "--rank", str(rank)), device, run.config.train.num_threads, meeting_point
+            )
+            for rank, device in enumerate(run.placement.train)
+        ]
+
+        async def outlive(child: Child) -> None:
+            if await self.wait(child):
+                failed.append(child)
+                # The others would wait for it until their deadline.
+                for other in children:
+                    self.children.kill_one(other)
+
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(outlive(child), name=child.name)
+        return failed[0] if failed else None
 
     async def keep_generator(self, index: int, device: str) -> None:
-        """Starts a generator, and again when it dies, a few times. Raises ProcessError when it keeps dying."""
-        count, delays = len(self.run.placement.gen), self.run.restart_delays_s
+        """Starts a generator, and again when it dies, a few times; then goes on without it.
+
+        Raises ProcessError when it was the last one.
+        """
+        count, delays = len(self.run.placement.gen), list(self.run.restart_delays_s)
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
         argv = (*argv, "--num-generators", str(count), "--sockets", str(self.children.scratch))
-        for delay in (*delays, None):
+        while True:
+            born = time.monotonic()
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
-            await self.children.wait(child)
-            if delay is None:
-                raise ProcessError(f"{child.failure()}; it died {len(delays) + 1} times; {self.how_to_continue}")
+            await self.wait(child)
+            if time.monotonic() - born >= GOOD_LIFE_S:
+                delays = list(self.run.restart_delays_s)
+            if not delays:
+                break
+            delay = delays.pop(0)
             self.event(f"{child.failure()}; starting it again in {delay:g} s")
             await asyncio.sleep(delay)
+        self.given_up.add(index)
+        times = f"it died {len(self.run.restart_delays_s) + 1} times"
+        if len(self.given_up) == count:
+            raise ProcessError(f"{child.failure()}; {times}; {self.how_to_continue}")
+        self.event(f"{child.failure()}; {times}, and device {device} is given up: the others go on")
+
+    async def wait(self, child: Child) -> int:
+        """Waits for a child's end, which may be hours away, or ends it where it is frozen; its exit code."""
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self.watch(child), name=f"watch {child.name}")
+            code = await self.children.wait(child)
+            watching.cancel()
+        return code
+
+    async def watch(self, child: Child) -> None:
+        """Kills a child that has beaten and then stands still. Goes by what changes, not by what the clock says."""
+        path, limit_s = self.run.directory / BEATS / child.name, self.run.frozen_s
+        last, changed = _changed_at(path), time.monotonic()
+        beaten = False
+        while not beaten or time.monotonic() - changed < limit_s:
+            await asyncio.sleep(min(1.0, limit_s / 4))
+            if (now := _changed_at(path)) != last:
+                last, changed, beaten = now, time.monotonic(), True
+        self.event(f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s; killed")
+        self.children.kill_one(child)
+
+    def checkpoint(self) -> str | None:
+        """The newest one's name."""
+        newest = latest_checkpoint(self.run.directory)
+        return newest.name if newest else None
 
     async def spawn(
         self, name: str, argv: tuple[str, ...], device: str, num_threads: int, more: Mapping[str, str] | None = None
@@ -194,6 +273,11 @@ class Phases:
     @property
     def how_to_continue(self) -> str:
         return f"continue from the last checkpoint with: tsd launch --resume {self.run.directory}"
+
+
+def _changed_at(path: Path) -> int:
+    """In nanoseconds of the file system's time; 0 where there is no file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @contextmanager

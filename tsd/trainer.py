@@ -28,7 +28,7 @@ import msgspec
 import torch
 import zmq.asyncio
 
-from tsd.child import run_child
+from tsd.child import beat, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
@@ -119,6 +119,7 @@ class Trainer:
                 group.create_task(self.receive(), name="receive"),
                 group.create_task(self.weights.serve(), name="serve"),
                 group.create_task(self.heartbeat(), name="heartbeat"),
+                group.create_task(beat(self.run_dir, "trainer-0"), name="beat"),
             ]
             await self.train()
             for task in tasks:
@@ -354,7 +355,10 @@ async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
         else:
             # Rank 0 is told to stop too, and its empty batch ends this rank.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
-            await asyncio.to_thread(follow, config, run_dir, group)
+            async with asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(beat(run_dir, f"trainer-{rank}"))
+                await asyncio.to_thread(follow, config, run_dir, group)
+                beating.cancel()
 
 
 def main() -> int:
