@@ -148,7 +148,8 @@ async def test_a_device_that_keeps_failing_is_given_up_while_another_is_left(run
 
 async def test_a_frozen_generator_is_killed_and_replaced(run: Run) -> None:
     (run.directory / "freezes").write_text("1")
-    await _supervise(replace(run, frozen_s=0.5))
+    config = load_config(None, ["engine.kind=mock", "train.num_updates=5", "transport.frozen_s=0.5"])
+    await _supervise(replace(run, config=config))
     assert any("generator-0 is frozen: its event loop has not turned for 0.5 s" in text for text in _events(run))
     assert len(list(run.directory.glob("started-generator-0-*"))) == 2
 

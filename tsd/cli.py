@@ -4,6 +4,7 @@ Imports what a command needs inside the command, so that `tsd --help` answers at
 """
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -236,6 +237,39 @@ def bench_search(
         Console().print(f"Recommended: {recommendation(rows)}", highlight=False)
     if plot_:
         plot(rows, plot_)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long faults are injected.")] = 20.0,
+    engine: Annotated[
+        Literal["mock", "torch", "vllm"], typer.Option(help="What generates; `mock` needs no model and is quick.")
+    ] = "mock",
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of the run; new. [default: runs/soak-SEED-TIME]")
+    ] = None,
+    seed: Seed = 1,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Run under faults drawn from a seed, then audit: is anything lost, used twice, wrong, or left behind?
+
+    Kills and freezes generators, trainer and launcher, and sends noise, damaged and repeated frames. Exits with 1 where
+    the audit is not clean.
+
+    Examples:
+
+    - `tsd soak --minutes 2`: on the mock engine
+
+    - `tsd soak --minutes 10 --engine vllm --seed 2`
+    """
+    from tsd.commands import as_json, describe_audit, setting, torment
+
+    where = run_dir or Path("runs") / f"soak-{seed}-{time.strftime('%H%M%S')}"
+    found = torment(where, [setting("engine.kind", engine), *(set_ or ())], minutes, seed, Console(stderr=True).print)
+    print(as_json(found) if json else describe_audit(found))
+    if not found.is_clean:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What `tsd eval`, `bench-search`, `warmstart` and `data` do: reads and checks their input, shows how it goes.
+"""What `tsd eval`, `bench-search`, `soak`, `warmstart` and `data` do: reads and checks their input, shows how it goes.
 
 Imported by a command when it runs, since it brings in torch. Knows nothing about option parsing or about runs.
 """
@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
+from tsd.audit import Audit
 from tsd.bench import Row, bench_search
 from tsd.config import load_config
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.model.files import model_path
 from tsd.protocols import Split, Task
+from tsd.soak import soak
 from tsd.solve import Solution, read_tree, solve
 from tsd.tasks import make_task
 from tsd.types import Problem
@@ -160,6 +162,28 @@ def describe_solution(solution: Solution) -> str:
             *solution.steps,
             f"{verdict}; search ended by: {solution.ended_by}; {solution.num_simulations} simulations, "
             f"{solution.num_nodes} nodes, {solution.generated_tokens:,} tokens",
+        )
+    )
+
+
+def torment(run_dir: Path, settings: Sequence[str], minutes: float, seed: int, report: Callable[[str], None]) -> Audit:
+    """`tsd soak`. Raises ValueError for settings that cannot be, TsdError where the run ends or hangs under it."""
+    load_config(None, settings)
+    pairs = (setting.partition("=") for setting in settings)
+    return _run(soak(run_dir, {key: value for key, _, value in pairs}, minutes, seed, report))
+
+
+def describe_audit(found: Audit) -> str:
+    """An audit for people."""
+    faults = ", ".join(f"{count} {kind}" for kind, count in found.faults.items())
+    return "\n".join(
+        (
+            f"{sum(found.faults.values())} faults in {found.seconds:.0f} s, seed {found.seed}: {faults}",
+            f"{found.num_updates} updates, {found.num_syncs} weights applied, {found.num_restarts} restarts",
+            f"books: {found.books.report()}",
+            f"lost {found.num_lost}, used twice {found.num_used_twice}, wrong weights {found.num_wrong_weights}, "
+            f"hangs {found.num_hangs}, left over {len(found.leftovers)} {' '.join(found.leftovers)}",
+            "clean" if found.is_clean else "NOT clean",
         )
     )
 

@@ -260,6 +260,8 @@ class TransportConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Trajectories of one generator that may be out, finished and not in a batch yet; then it starts no more trees."""
     queue: Count = 64
     """Most trajectories waiting at either end."""
+    frozen_s: Positive = 30.0
+    """How long a generator's or trainer's event loop may stand still before the launcher kills and replaces it."""
     timeout_s: Positive = 600.0
     """How long one side waits for the other before the run ends with an error that names both."""
 
@@ -278,6 +280,8 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[observe]: what a run says of itself beside metrics.jsonl."""
 
+    trajectories: bool = False
+    """Write which trajectories each update used, into the run's used.jsonl: to audit a run, as `tsd soak` does."""
     tensorboard: bool = False
     """Write the numbers of updates and evaluations for TensorBoard too, into the run's tensorboard/."""
 

@@ -29,7 +29,7 @@ from tsd.config import Config, load_config
 from tsd.engine import make_engine
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.model.files import model_path
-from tsd.observe.metrics import GeneratorRow, MetricsWriter
+from tsd.observe.metrics import GeneratorRow, MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
 from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
@@ -38,7 +38,7 @@ from tsd.transport.addresses import Addresses
 from tsd.transport.progress import ProgressSubscriber
 from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
-from tsd.transport.weights import WeightSubscriber
+from tsd.transport.weights import WeightSubscriber, checksum, num_bytes
 from tsd.types import Problem, Trajectory
 
 REPORT_EVERY_S = 2.0
@@ -78,12 +78,14 @@ class Generator:
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
-        await self.engine.load(await self.weights.snapshot(self.config.transport.timeout_s))
+        progress = await self.progress.newest(self.config.transport.timeout_s)
+        self.outbox.heard(progress)
+        await self.load_weights(progress.life)
         self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
         async with asyncio.TaskGroup() as group:
             group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
             group.create_task(self.outbox.run(), name="outbox")
-            group.create_task(self.follow_trainer(), name="follow trainer")
+            group.create_task(self.follow_trainer(progress.life), name="follow trainer")
             group.create_task(self.report(), name="report")
             group.create_task(self.watch_loop(), name="watch loop")
             for worker in range(self.config.search.trees):
@@ -102,18 +104,33 @@ class Generator:
                 list(self._trajectories(tree, problem, tries, position)), self.config.transport.timeout_s
             )
 
-    async def follow_trainer(self) -> None:
+    async def follow_trainer(self, life: str) -> None:
         """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
 
         A trainer that was started again may give other weights the same number, or go back to an older one.
         """
-        life, timeout_s = "", self.config.transport.timeout_s
         while True:
-            progress = await self.progress.newest(timeout_s)
+            progress = await self.progress.newest(self.config.transport.timeout_s)
             self.outbox.heard(progress)
-            if progress.version != self.engine.version or (life and progress.life != life):
-                await self.engine.load(await self.weights.snapshot(timeout_s))
+            if progress.version != self.engine.version or progress.life != life:
+                await self.load_weights(progress.life)
             life = progress.life
+
+    async def load_weights(self, life: str) -> None:
+        """The trainer's current ones."""
+        started = time.monotonic()
+        update = await self.weights.snapshot(self.config.transport.timeout_s)
+        await self.engine.load(update)
+        self.metrics.write(
+            WeightsRow(
+                source=f"generator-{self.index}",
+                life=life,
+                version=update.version,
+                checksum=await asyncio.to_thread(checksum, update),
+                num_bytes=num_bytes(update),
+                seconds=time.monotonic() - started,
+            )
+        )
 
     async def report(self) -> None:
         before, started = Counters(), time.monotonic()

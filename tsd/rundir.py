@@ -4,6 +4,7 @@
     metrics.jsonl   a row for everything that happened  summary.json              both, and what they cost
     checkpoints/    the newest few                      logs/                     what each process printed
     tensorboard/    the metrics once more, where asked for
+    spool/          what generators finished, until a checkpoint holds it
 
 Starts nothing, and knows nothing about devices.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from tsd.books import Books, balance
 from tsd.config import Config
 from tsd.guardian import GRACE_S, KILL_S, is_running
 from tsd.learn.checkpoint import latest_checkpoint, load_state
@@ -45,6 +47,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Of all launches of this run, evaluations included."""
     model: str
     """The trained model: a Hugging Face directory."""
+    books: Books | None
+    """What became of every trajectory; None where there is no checkpoint."""
 
     def __str__(self) -> str:
         before, after = (f"{result['mean_at_k']:.1%}" for result in (self.before, self.after))
@@ -59,6 +63,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 f"training  {self.num_updates} updates, {self.generated_tokens:,} tokens generated, "
                 f"{self.training_seconds:.1f} s",
                 f"in all    {self.seconds:.1f} s, with the starts of processes",
+                f"books     {self.books.report() if self.books else 'none'}",
                 f"model     {self.model}",
             )
         )
@@ -134,7 +139,7 @@ def summarise(run_dir: Path) -> Summary:
     state = RunState()
     for row in MetricsReader(run_dir).read():
         state.absorb(row)
-    last = state.update
+    last, checkpoint = state.update, latest_checkpoint(run_dir)
     summary = Summary(
         before=msgspec.json.decode((run_dir / "before.json").read_bytes(), type=dict[str, Any]),
         after=msgspec.json.decode((run_dir / "after.json").read_bytes(), type=dict[str, Any]),
@@ -143,7 +148,8 @@ def summarise(run_dir: Path) -> Summary:
         generated_tokens=last.generated_tokens if last else 0,
         training_seconds=round(last.elapsed_s, 2) if last else 0.0,
         seconds=round(state.elapsed_s, 2),
-        model=str(latest_checkpoint(run_dir)),
+        model=str(checkpoint),
+        books=balance(run_dir, load_state(checkpoint)) if checkpoint else None,
     )
     partial = run_dir / f"{SUMMARY_FILE}.partial"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))

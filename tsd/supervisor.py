@@ -41,8 +41,6 @@ STOP_GRACE_S = 14.0
 RESTART_DELAYS_S = (1.0, 4.0, 16.0)
 GOOD_LIFE_S = 120.0
 """A generator that lived so long is well: its next death counts as the first."""
-FROZEN_S = 30.0
-"""Without a beat, after which a process counts as frozen."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -77,7 +75,6 @@ class Run:
     programs: Programs = PROGRAMS
     restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
     stop_grace_s: float = STOP_GRACE_S
-    frozen_s: float = FROZEN_S
 
 
 async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
@@ -231,7 +228,7 @@ class Phases:
 
     async def watch(self, child: Child) -> None:
         """Kills a child that has beaten and then stands still. Goes by what changes, not by what the clock says."""
-        path, limit_s = self.run.directory / BEATS / child.name, self.run.frozen_s
+        path, limit_s = self.run.directory / BEATS / child.name, self.run.config.transport.frozen_s
         last, changed = _changed_at(path), time.monotonic()
         beaten = False
         while not beaten or time.monotonic() - changed < limit_s:

@@ -28,6 +28,7 @@ import msgspec
 import torch
 import zmq.asyncio
 
+from tsd.books import USED_FILE
 from tsd.child import beat, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
@@ -37,13 +38,13 @@ from tsd.learn.health import Stats, warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
 from tsd.learn.targets import num_laid_out
 from tsd.model.files import model_path
-from tsd.observe.metrics import MetricsWriter, UpdateRow
+from tsd.observe.metrics import MetricsWriter, UpdateRow, WeightsRow
 from tsd.observe.tensorboard import open_tensorboard
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox, Refused
-from tsd.transport.weights import WeightPublisher
+from tsd.transport.weights import WeightPublisher, checksum, num_bytes
 from tsd.types import Grade, Trajectory, WeightUpdate
 
 LONG_WAIT_S = 30.0
@@ -222,13 +223,26 @@ class Trainer:
 
     async def publish(self) -> None:
         """The weights as they are, under the version of the state."""
+        started = time.monotonic()
 
-        def gather() -> WeightUpdate:
+        def gather() -> tuple[WeightUpdate, int]:
             self.order(Gather())
-            return self.learner.weights(self.state.version)
+            update = self.learner.weights(self.state.version)
+            return update, checksum(update)
 
-        await self.weights.publish(await asyncio.to_thread(gather))
+        update, found = await asyncio.to_thread(gather)
+        await self.weights.publish(update)
         await self.tell()
+        self.metrics.write(
+            WeightsRow(
+                source="trainer-0",
+                life=self.life,
+                version=update.version,
+                checksum=found,
+                num_bytes=num_bytes(update),
+                seconds=time.monotonic() - started,
+            )
+        )
 
     def skip(self, trajectories: list[Trajectory], num_skipped: int) -> int:
         """An update that was not finite: its batch is kept for inspection; the third in a row ends training."""
@@ -255,6 +269,10 @@ class Trainer:
 
     def report(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
         state, count = self.state, len(trajectories)
+        if self.config.observe.trajectories:
+            with (self.run_dir / USED_FILE).open("ab") as file:
+                ids = [trajectory.id for trajectory in trajectories]
+                file.write(msgspec.json.encode({"update": state.update, "ids": ids}) + b"\n")
         for warning in warnings(stats):
             self.metrics.event("trainer-0", f"update {state.update}: {warning}")
         ages = Counter(state.version - trajectory.version for trajectory in trajectories)

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow, WeightsRow
 from tsd.observe.state import RunState
 
 HEIGHT = 23
@@ -69,7 +69,7 @@ def plain_line(row: Row) -> str | None:
             return f"{clock} evaluation {row.when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
         case EventRow():
             return f"{clock} {row.source}: {row.text}"
-        case GeneratorRow():
+        case GeneratorRow() | WeightsRow():
             return None
 
 

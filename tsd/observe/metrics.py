@@ -108,6 +108,25 @@ class GeneratorRow(Struct, frozen=True, kw_only=True, tag="generator", tag_field
     """Longest the event loop was late in this interval, in seconds."""
 
 
+class WeightsRow(Struct, frozen=True, kw_only=True, tag="weights", tag_field="kind"):
+    """Weights given out by the trainer, or taken by a generator."""
+
+    time_s: float = field(default_factory=time.time)
+    """When the row was written, in seconds since 1970."""
+    source: str
+    """`trainer-0` for a version published, `generator-N` for one applied."""
+    life: str
+    """Of the trainer: numbers may come again after it was started again."""
+    version: int
+    """The policy's."""
+    checksum: int
+    """Of all tensors: equal where the weights are."""
+    num_bytes: int
+    """Of all tensors, as they travel."""
+    seconds: float
+    """To gather and encode them, or to fetch and apply them."""
+
+
 class EvaluationRow(Struct, frozen=True, kw_only=True, tag="evaluation", tag_field="kind"):
     """Progress of an evaluation; `num_done == num_problems` in its last row."""
 
@@ -138,7 +157,7 @@ class EventRow(Struct, frozen=True, kw_only=True, tag="event", tag_field="kind")
     """One line, for people."""
 
 
-Row = UpdateRow | GeneratorRow | EvaluationRow | EventRow
+Row = UpdateRow | GeneratorRow | WeightsRow | EvaluationRow | EventRow
 
 
 class Sink(Protocol):

@@ -44,6 +44,19 @@ def encode_update(update: WeightUpdate) -> list[bytes]:
     return [msgspec.msgpack.encode(_Header(update.version, tensors)), *frames]
 
 
+def checksum(update: WeightUpdate) -> int:
+    """Of names and contents: the same at both ends, or something is wrong."""
+    found = 0
+    for name in sorted(update.tensors):
+        found = zlib.crc32(update.tensors[name].astype("<f4").tobytes(), zlib.crc32(name.encode(), found))
+    return found
+
+
+def num_bytes(update: WeightUpdate) -> int:
+    """As it travels, names aside."""
+    return sum(4 * tensor.size for tensor in update.tensors.values())
+
+
 def decode_update(frames: list[bytes]) -> WeightUpdate:
     """Raises WeightsError where a frame is missing, of the wrong size, or damaged."""
     try:

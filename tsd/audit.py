@@ -1,0 +1,86 @@
+"""Whether a run kept its promises, from its files alone: each trajectory used once, each weight the trainer's.
+
+Knows nothing about what happened to the run.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from tsd.books import USED_FILE, Books, balance
+from tsd.errors import CheckpointError
+from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
+from tsd.observe.metrics import EventRow, MetricsReader, WeightsRow
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run came to. Everything below `num_restarts` should be 0 or empty."""
+
+    seed: int
+    seconds: float
+    faults: dict[str, int]
+    """Injected, by kind."""
+    books: Books
+    num_updates: int
+    num_syncs: int
+    """Weights applied by generators."""
+    num_restarts: int
+    """Of generators and trainers, by the launcher."""
+    num_lost: int
+    num_used_twice: int
+    num_wrong_weights: int
+    num_hangs: int
+    leftovers: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        wrong = (self.num_lost, self.num_used_twice, self.num_wrong_weights, self.num_hangs)
+        return not any(wrong) and not self.leftovers
+
+
+class _Used(msgspec.Struct):
+    update: int
+    ids: list[str]
+
+
+def audit(
+    run_dir: Path, *, seed: int, seconds: float, faults: dict[str, int], num_hangs: int, leftovers: tuple[str, ...]
+) -> Audit:
+    """Of a stopped run with `observe.trajectories`. Raises CheckpointError where there is none to load."""
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        raise CheckpointError(f"{run_dir} has no checkpoint")
+    state, rows = load_state(checkpoint), MetricsReader(run_dir).read()
+    books, times_used = balance(run_dir, state), Counter(used(run_dir, state))
+    weights = [row for row in rows if isinstance(row, WeightsRow)]
+    published = {(row.version, row.checksum) for row in weights if row.source == "trainer-0"}
+    applied = [(row.version, row.checksum) for row in weights if row.source != "trainer-0"]
+    partial = [str(path) for path in checkpoints_dir(run_dir).glob("*.partial")]
+    return Audit(
+        seed=seed,
+        seconds=round(seconds, 1),
+        faults=faults,
+        books=books,
+        num_updates=state.update,
+        num_syncs=len(applied),
+        num_restarts=sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow)),
+        num_lost=abs(books.lost) + abs(len(times_used) - state.num_trajectories),
+        num_used_twice=sum(count > 1 for count in times_used.values()),
+        num_wrong_weights=sum(one not in published for one in applied),
+        num_hangs=num_hangs,
+        leftovers=(*leftovers, *partial),
+    )
+
+
+def used(run_dir: Path, state: TrainState) -> list[str]:
+    """Ids in the surviving history: an update made again after a restart counts as it was made last."""
+    history: dict[int, list[str]] = {}
+    for line in (run_dir / USED_FILE).read_bytes().splitlines():
+        try:
+            one = msgspec.json.decode(line, type=_Used)
+        except msgspec.DecodeError:
+            continue  # cut short by a kill: that update is made again
+        history[one.update] = one.ids
+    return [name for update, ids in history.items() if update <= state.update for name in ids]

@@ -1,0 +1,258 @@
+"""A long run under faults drawn from a seed, then an audit of what is left: `tsd soak`.
+
+Processes are killed and frozen, the launcher too, which is then resumed; the sockets get noise, damaged, repeated and
+early frames. Afterwards: every trajectory is in one update of the surviving history or refused with a reason, every
+generator's weights were the trainer's, the last checkpoint loads, and nothing of the run is left running or lying
+about.
+
+Goes about a run from outside, through its files, processes and sockets; knows nothing about how they recover.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+from tsd.audit import Audit, audit
+from tsd.errors import TsdError
+from tsd.guardian import is_running, send
+from tsd.observe.metrics import MetricsReader, UpdateRow
+from tsd.rundir import CONFIG_FILE
+from tsd.transport.addresses import Addresses
+from tsd.transport.spool import SPOOL, Lane, leftovers
+
+MARK = "TSD_SOAK_MARK"
+SETTINGS: dict[str, object] = {
+    "train.num_updates": 1_000_000,
+    "train.time_limit_s": 0,
+    "train.batch_size": 16,
+    "train.checkpoint_every": 5,
+    "evaluate.num_problems": 4,
+    "evaluate.k": 2,
+    "observe.trajectories": "true",
+    "transport.frozen_s": 4,
+    "engine.mock_latency_s": 0.02,
+}
+GAP_S = (2.0, 10.0)
+"""Between two faults."""
+GONE_S = 30.0
+"""How long a stopped launcher may take to leave nothing behind."""
+PATIENCE_S = 120.0
+"""How long nothing may be learned before it counts as a hang."""
+
+
+@dataclass(slots=True)
+class Soak:
+    """A run, and what torments it."""
+
+    run_dir: Path
+    settings: dict[str, object]
+    seconds: float
+    rng: random.Random
+    report: Callable[[str], None]
+    faults: Counter[str] = field(default_factory=Counter)
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    scratches: set[Path] = field(default_factory=set)
+    num_hangs: int = 0
+
+    async def torment(self) -> None:
+        """Launches, and relaunches, until the time is up; then stops the run in order."""
+        deadline = time.monotonic() + self.seconds
+        launcher = await self.launch()
+        try:
+            while time.monotonic() < deadline:
+                await asyncio.sleep(self.rng.uniform(*GAP_S))
+                if launcher.returncode is not None:
+                    raise TsdError(f"the run ended under its faults; see the end of {self.run_dir / 'launch.log'}")
+                fault = self.rng.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
+                if await FAULTS[fault][1](self, launcher):
+                    self.faults[fault] += 1
+                    self.report(f"{fault} ({sum(self.faults.values())})")
+                if launcher.returncode is not None and fault == "launcher killed":
+                    launcher = await self.launch()
+                await self.alive()
+        finally:
+            if launcher.returncode is None:
+                launcher.terminate()
+            async with asyncio.timeout(GONE_S):
+                await launcher.wait()
+
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Starts the run, or resumes it, and waits until it learns."""
+        resume = (self.run_dir / CONFIG_FILE).exists()
+        where = ["--resume", str(self.run_dir)] if resume else ["--run-dir", str(self.run_dir)]
+        sets = [] if resume else [f"--set={key}={value}" for key, value in self.settings.items()]
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with (self.run_dir.parent / f"{self.run_dir.name}.log").open("ab") as log:
+            launcher = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tsd.cli", "launch", *where, *sets),
+                env={**os.environ, MARK: self.mark},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        await self.alive()
+        return launcher
+
+    async def alive(self) -> None:
+        """Waits for the next update, from whatever state the run is in; counts a hang where none comes."""
+        before, deadline = self.last_update_s(), time.monotonic() + PATIENCE_S
+        while self.last_update_s() == before:
+            if time.monotonic() > deadline:
+                self.num_hangs += 1
+                raise TsdError(f"no update for {PATIENCE_S:g} s after {dict(self.faults)}; see {self.run_dir}")
+            await asyncio.sleep(0.25)
+
+    def last_update_s(self) -> float:
+        """When the last update was written; 0 before the first."""
+        return max(
+            (row.time_s for row in MetricsReader(self.run_dir).read() if isinstance(row, UpdateRow)), default=0.0
+        )
+
+    def processes(self, role: str) -> list[int]:
+        """Of this run's, those that are `tsd.<role>`."""
+        return [pid for pid in marked(self.mark) if f"tsd.{role}" in command_line(pid)]
+
+    def sockets(self) -> Path | None:
+        """The directory of the run's sockets, as its processes were told."""
+        for pid in self.processes("trainer"):
+            words = command_line(pid).split()
+            if "--sockets" in words:
+                found = Path(words[words.index("--sockets") + 1])
+                self.scratches.add(found)
+                return found
+        return None
+
+    async def kill(self, role: str) -> bool:
+        return self.signal(role, signal.SIGKILL)
+
+    async def freeze(self, role: str, seconds: float) -> bool:
+        """Stops a process for so long, unless it is replaced before."""
+        pids = self.processes(role)
+        if not pids:
+            return False
+        pid = self.rng.choice(pids)
+        send(signal.SIGSTOP, [pid])
+        await asyncio.sleep(seconds)
+        send(signal.SIGCONT, [pid])
+        return True
+
+    def signal(self, role: str, number: signal.Signals) -> bool:
+        pids = self.processes(role)
+        if pids:
+            send(number, [self.rng.choice(pids)])
+        return bool(pids)
+
+    async def kill_launcher(self, launcher: asyncio.subprocess.Process) -> bool:
+        """Without a word. What it leaves must be gone before the run is resumed: the run's lock says so."""
+        self.sockets()
+        launcher.kill()
+        await launcher.wait()
+        return True
+
+    async def send_frames(self, make: Callable[[list[bytes], random.Random], list[bytes]]) -> bool:
+        """To the trainer, as a generator would."""
+        sockets = self.sockets()
+        frames = [lane.frame(serial) for lane in leftovers(self.run_dir / SPOOL, 0, 1) for serial in recent(lane)]
+        if sockets is None or not frames:
+            return False
+        with zmq.asyncio.Context() as context, context.socket(zmq.PUSH) as wire:
+            wire.linger = 500
+            wire.connect(Addresses(sockets).trajectories)
+            for frame in make(frames, self.rng):
+                try:
+                    async with asyncio.timeout(5):
+                        await wire.send(frame)
+                except TimeoutError:
+                    return False  # nobody took it: the trainer is being started
+        return True
+
+
+def recent(lane: Lane) -> range:
+    """Serials not saved yet, the last few."""
+    return range(max(lane.num_saved, lane.num_appended - 20), lane.num_appended)
+
+
+def noise(frames: list[bytes], rng: random.Random) -> list[bytes]:
+    return [rng.randbytes(rng.randrange(2000)) for _ in range(20)]
+
+
+def damaged(frames: list[bytes], rng: random.Random) -> list[bytes]:
+    """Bits flipped, ends cut off."""
+    found = []
+    for frame in rng.choices(frames, k=20):
+        broken = bytearray(frame)
+        broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        found.append(bytes(broken[: rng.randrange(1, len(broken) + 1)]) if rng.random() < 0.5 else bytes(broken))
+    return found
+
+
+def repeated(frames: list[bytes], rng: random.Random) -> list[bytes]:
+    """What was sent before, and what is not yet due, in any order."""
+    return rng.sample(frames, len(frames))
+
+
+Fault = Callable[[Soak, asyncio.subprocess.Process], Coroutine[None, None, bool]]
+FAULTS: dict[str, tuple[float, Fault]] = {
+    "generator killed": (5, lambda soak, launcher: soak.kill("generator")),
+    "trainer killed": (3, lambda soak, launcher: soak.kill("trainer")),
+    "launcher killed": (1, lambda soak, launcher: soak.kill_launcher(launcher)),
+    "generator frozen": (1, lambda soak, launcher: soak.freeze("generator", 6)),
+    "trainer frozen": (1, lambda soak, launcher: soak.freeze("trainer", 6)),
+    "generator delayed": (2, lambda soak, launcher: soak.freeze("generator", 1)),
+    "trainer delayed": (2, lambda soak, launcher: soak.freeze("trainer", 1)),
+    "noise sent": (2, lambda soak, launcher: soak.send_frames(noise)),
+    "damaged frames sent": (2, lambda soak, launcher: soak.send_frames(damaged)),
+    "frames repeated and reordered": (2, lambda soak, launcher: soak.send_frames(repeated)),
+}
+"""Each with its weight."""
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes with the soak's mark in their environment, the launcher's descendants among them."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            if entry.isdigit() and f"{MARK}={mark}".encode() in Path(f"/proc/{entry}/environ").read_bytes().split(
+                b"\0"
+            ):
+                found.append(int(entry))
+    return [pid for pid in found if is_running(pid)]
+
+
+def command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+async def soak(
+    run_dir: Path, settings: dict[str, object], minutes: float, seed: int, report: Callable[[str], None]
+) -> Audit:
+    """Torments a new run for so long, then audits it. Raises TsdError where the run ends or hangs under it."""
+    started = time.monotonic()
+    one = Soak(run_dir, {**SETTINGS, **settings, "seed": seed}, 60 * minutes, random.Random(seed), report)
+    await one.torment()
+    return audit(
+        run_dir,
+        seed=seed,
+        seconds=time.monotonic() - started,
+        faults=dict(one.faults),
+        num_hangs=one.num_hangs,
+        leftovers=tuple(
+            [f"process {pid}: {command_line(pid)[:80]}" for pid in marked(one.mark)]
+            + [str(path) for path in one.scratches if path.exists()]
+        ),
+    )
