@@ -40,8 +40,9 @@ from tsd.learn.targets import num_laid_out
 from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, UpdateRow, WeightsRow
 from tsd.observe.tensorboard import open_tensorboard
+from tsd.orders import End, Gather, Learn, Save, follow, give
 from tsd.transport.addresses import Addresses
-from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
+from tsd.transport.codec import encode
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox, Refused
 from tsd.transport.weights import WeightPublisher, checksum, num_bytes
@@ -51,33 +52,6 @@ LONG_WAIT_S = 30.0
 HEARTBEAT_S = 1.0
 MAX_SKIPPED = 3
 """Updates in a row whose loss is not finite, after which training stops."""
-
-
-class Learn(msgspec.Struct, frozen=True, tag=True):
-    """One update on this batch."""
-
-    version: int
-    number: int
-    """Of the update."""
-    trajectories: tuple[Trajectory, ...]
-
-
-class Gather(msgspec.Struct, frozen=True, tag=True):
-    """Put the weights together for publishing."""
-
-
-class Save(msgspec.Struct, frozen=True, tag=True):
-    """Put together what a checkpoint holds."""
-
-
-class End(msgspec.Struct, frozen=True, tag=True):
-    """Training is over."""
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What all ranks do next, as rank 0 says."""
-
-    to: Learn | Gather | Save | End
 
 
 @dataclass(slots=True)
@@ -100,6 +74,7 @@ class Trainer:
     """What of `consumed` a checkpoint holds."""
     num_asked: int = 0
     """Times that generators were asked to send something again."""
+    taking: bool = False
     stopping: bool = False
     wait_s: float = 0.0
     """Time the last batch took to come together."""
@@ -126,7 +101,7 @@ class Trainer:
             for task in tasks:
                 task.cancel()
         await self.checkpoint(complete=not self.stopping)
-        await asyncio.to_thread(self.order, End())
+        await asyncio.to_thread(give, self.group, End())
 
     async def receive(self) -> None:
         """What generators send waits in the queue."""
@@ -149,6 +124,7 @@ class Trainer:
             used=self.consumed,
             saved=self.saved,
             asked=self.num_asked,
+            waiting=self.taking and self.queue.empty(),
         )
         await self.progress.tell(progress)
 
@@ -178,7 +154,7 @@ class Trainer:
 
     async def take(self) -> list[Trajectory]:
         """A batch that is fresh enough; an empty one when told to stop. Says so when it waits long."""
-        started, batch = time.monotonic(), list[Trajectory]()
+        self.taking, started, batch = True, time.monotonic(), list[Trajectory]()
         while len(batch) < self.config.train.batch_size and not self.stopping:
             try:
                 async with asyncio.timeout(LONG_WAIT_S):
@@ -186,7 +162,7 @@ class Trainer:
             except TimeoutError:
                 seconds = time.monotonic() - started
                 self.metrics.event("trainer-0", f"waits for trajectories: {len(batch)} in {seconds:.0f} s")
-        self.wait_s = time.monotonic() - started
+        self.taking, self.wait_s = False, time.monotonic() - started
         return [] if self.stopping else batch
 
     def admit(self, trajectory: Trajectory | Refused | None, batch: list[Trajectory]) -> None:
@@ -214,19 +190,15 @@ class Trainer:
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
         version, number = self.state.version, self.state.update
-        self.order(Learn(version, number, tuple(trajectories)))
+        give(self.group, Learn(version, number, tuple(trajectories)))
         return self.learner.learn(trajectories, version, number)
-
-    def order(self, to: Learn | Gather | Save | End) -> None:
-        """Tells the other ranks what comes next; this one goes on with it itself."""
-        self.group.broadcast(encode(Order(to)))
 
     async def publish(self) -> None:
         """The weights as they are, under the version of the state."""
         started = time.monotonic()
 
         def gather() -> tuple[WeightUpdate, int]:
-            self.order(Gather())
+            give(self.group, Gather())
             update = self.learner.weights(self.state.version)
             return update, checksum(update)
 
@@ -307,7 +279,7 @@ class Trainer:
         state = msgspec.structs.replace(self.state, complete=complete)
 
         def save(directory: Path) -> None:
-            self.order(Save())
+            give(self.group, Save())
             self.learner.save(directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
@@ -348,21 +320,6 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
         await trainer.run()
 
 
-def follow(config: Config, run_dir: Path, group: Group) -> None:
-    """Another rank's whole life: waits for rank 0's orders, the group's timeout its deadline."""
-    learner = make_learner(config, latest_checkpoint(run_dir), group)
-    while True:
-        match decode(group.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to:
-            case Learn(version, number, trajectories):
-                learner.learn(trajectories, version, number)
-            case Gather():
-                learner.weights(0)
-            case Save():
-                learner.save(None)
-            case End():
-                return
-
-
 async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
     """The whole life of a trainer process."""
     config = load_config(run_dir / "config.toml")
@@ -375,7 +332,7 @@ async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
             async with asyncio.TaskGroup() as tasks:
                 beating = tasks.create_task(beat(run_dir, f"trainer-{rank}"))
-                await asyncio.to_thread(follow, config, run_dir, group)
+                await asyncio.to_thread(follow, make_learner(config, latest_checkpoint(run_dir), group), group)
                 beating.cancel()
 
 

@@ -34,6 +34,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Of those used, in a checkpoint: no longer needed by anyone."""
     asked: int
     """Grows when something is missing: what comes after `received` is to be sent again."""
+    waiting: bool = False
+    """It has nothing to do until a trajectory comes."""
 
 
 class ProgressPublisher:

@@ -24,6 +24,8 @@ from tsd.transport.progress import Progress
 from tsd.transport.spool import Lane
 from tsd.types import FIRST, Trajectory
 
+STALLED = 3
+"""Times the trainer says that it waits for what was sent: it went to one that has died, and is sent again."""
 MAX_LOGPROB = 1e-3
 """Rounding may lift the logprob of a certain token a little above 0."""
 FIELDS: tuple[tuple[str, type[np.generic], str], ...] = (
@@ -93,6 +95,8 @@ class Outbox:
         self._saved: dict[str, int] = {}
         self._used = 0
         self._trainer: tuple[str, int] | None = None
+        self._num_stalled = 0
+        """Times in a row that the trainer said it waits, while what was sent has not come."""
         self._changed = asyncio.Event()
         """There may be something to send, or room."""
         self._writing = asyncio.Lock()
@@ -140,11 +144,13 @@ class Outbox:
     def heard(self, progress: Progress) -> None:
         """Where the trainer is: lets go of what is saved, and goes back to what is missing."""
         self._used = progress.used.get(self.own.sender, 0)
-        again = (progress.life, progress.asked) != self._trainer
-        self._trainer = progress.life, progress.asked
-        self._saved = progress.saved
+        received, trainer = progress.received, (progress.life, progress.asked)
+        sent_more = any(self._next[lane.sender] > received.get(lane.sender, 0) for lane in self._lanes if self._next)
+        self._num_stalled = self._num_stalled + 1 if progress.waiting and sent_more else 0
+        again = trainer != self._trainer or self._num_stalled == STALLED
+        self._trainer, self._saved = trainer, progress.saved
         if again:
-            received = progress.received
+            self._num_stalled = 0
             self._next = {lane.sender: max(lane.num_saved, received.get(lane.sender, 0)) for lane in self._lanes}
         self._changed.set()
 
