@@ -60,7 +60,7 @@ def state(run_dir: Path) -> TrainState:
 def test_a_whole_run_on_the_mock_engine_learns_and_leaves_no_process(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with launched([*TSD, *MOCK, "--run-dir", str(run_dir)]) as run:
-        report = finish(run, 100).splitlines()[-5:]
+        report = finish(run, 100).splitlines()[-6:]
     found = summary(run_dir)
     assert (found["num_updates"], found["num_trajectories"]) == (12, 12 * 16)
     assert found["generated_tokens"] > 0
@@ -71,6 +71,11 @@ def test_a_whole_run_on_the_mock_engine_learns_and_leaves_no_process(tmp_path: P
     assert found["model"] == str(run_dir / "checkpoints" / "update-000012")
     assert report[0].startswith(f"before    mean@16 {before['mean_at_k']:.1%}, 95% interval ")
     assert report[1].startswith(f"after     mean@16 {after['mean_at_k']:.1%}, 95% interval ")
+    books = found["books"]
+    assert books["trained"] == 192
+    assert books["produced"] == 192 + sum(books["refused"].values()) + books["in_flight"]
+    assert report[-2].startswith(f"books     {books['produced']} trajectories = 192 trained + refused (")
+    assert report[-2].endswith("in flight + 0 lost")
     assert report[-1] == f"model     {found['model']}"
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["update-000010", "update-000012"]
     assert [row.update for row in updates(run_dir)] == list(range(1, 13))

@@ -1,8 +1,8 @@
 """One trainer process: trajectories in, updates, weights out.
 
     startup: group of ranks, learner from the newest checkpoint, sockets (rank 0), weights published
-    main loop: train       waits for `receive` to fill the queue, then learns in a thread; publishes, checkpoints
-               receive     waits for generators, and for room in the queue (generators then wait in turn)
+    main loop: train       waits for the intake's batch, then learns in a thread; publishes, checkpoints
+               intake      waits for generators
                serve       waits for generators that ask for a snapshot
                heartbeat   wakes every second and tells generators where it is
     shutdown: SIGTERM lets the update under way finish, then a checkpoint is written
@@ -32,6 +32,7 @@ from tsd.books import USED_FILE
 from tsd.child import beat, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
+from tsd.intake import Intake
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group, join_group
 from tsd.learn.health import Stats, warnings
@@ -44,11 +45,10 @@ from tsd.orders import End, Gather, Learn, Save, follow, give
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
 from tsd.transport.progress import Progress, ProgressPublisher
-from tsd.transport.trajectories import Inbox, Refused
+from tsd.transport.trajectories import Inbox
 from tsd.transport.weights import WeightPublisher, checksum, num_bytes
 from tsd.types import Grade, Trajectory, WeightUpdate
 
-LONG_WAIT_S = 30.0
 HEARTBEAT_S = 1.0
 MAX_SKIPPED = 3
 """Updates in a row whose loss is not finite, after which training stops."""
@@ -63,36 +63,26 @@ class Trainer:
     group: Group
     learner: Learner
     state: TrainState
-    inbox: Inbox
+    intake: Intake
     weights: WeightPublisher
     progress: ProgressPublisher
     metrics: MetricsWriter
-    queue: asyncio.Queue[Trajectory | Refused | None]
     life: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells this process from one that had its place before."""
     saved: dict[str, int] = field(default_factory=dict)
-    """What of `consumed` a checkpoint holds."""
+    """What was consumed, as far as a checkpoint holds it."""
     num_asked: int = 0
     """Times that generators were asked to send something again."""
-    taking: bool = False
-    stopping: bool = False
-    wait_s: float = 0.0
-    """Time the last batch took to come together."""
-    num_refused: Counter[str] = field(default_factory=Counter)
-    consumed: dict[str, int] = field(default_factory=dict)
-    positions: dict[str, int] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Until the updates are done, the time is up, or SIGTERM."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.request_stop)
-        self.num_refused.update(self.state.num_refused)
-        self.consumed.update(self.state.consumed)
+        # On SIGTERM the update under way is finished, a wait for trajectories is not.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.intake.stop)
         self.saved = self.state.consumed
-        self.positions.update(self.state.positions)
         await self.publish()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.receive(), name="receive"),
+                group.create_task(self.intake.receive(), name="receive"),
                 group.create_task(self.weights.serve(), name="serve"),
                 group.create_task(self.heartbeat(), name="heartbeat"),
                 group.create_task(beat(self.run_dir, "trainer-0"), name="beat"),
@@ -100,18 +90,13 @@ class Trainer:
             await self.train()
             for task in tasks:
                 task.cancel()
-        await self.checkpoint(complete=not self.stopping)
+        await self.checkpoint(complete=not self.intake.stopping)
         await asyncio.to_thread(give, self.group, End())
-
-    async def receive(self) -> None:
-        """What generators send waits in the queue."""
-        while True:
-            await self.queue.put(await self.inbox.next(self.config.transport.timeout_s))
 
     async def heartbeat(self) -> None:
         while True:
-            if self.inbox.missing:
-                self.inbox.missing, self.num_asked = False, self.num_asked + 1
+            if self.intake.inbox.missing:
+                self.intake.inbox.missing, self.num_asked = False, self.num_asked + 1
             await self.tell()
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -120,18 +105,18 @@ class Trainer:
         progress = Progress(
             life=self.life,
             version=self.state.version,
-            received=self.inbox.received,
-            used=self.consumed,
+            received=self.intake.inbox.received,
+            used=self.intake.consumed,
             saved=self.saved,
             asked=self.num_asked,
-            waiting=self.taking and self.queue.empty(),
+            waiting=self.intake.waiting,
         )
         await self.progress.tell(progress)
 
     async def train(self) -> None:
         """The main loop: take, learn, publish."""
         train, num_skipped = self.config.train, 0
-        while not self.finished() and (trajectories := await self.take()):
+        while not self.finished() and (trajectories := await self.intake.take(self.state.version)):
             started = time.monotonic()
             await self.tell()
             stats = await asyncio.to_thread(self.learn, trajectories)
@@ -139,7 +124,7 @@ class Trainer:
                 num_skipped = self.skip(trajectories, num_skipped)
                 continue
             num_skipped, seconds = 0, time.monotonic() - started
-            self.advance(trajectories, self.wait_s + seconds)
+            self.advance(trajectories, self.intake.wait_s + seconds)
             self.report(stats, trajectories, seconds)
             if self.state.update % train.publish_every == 0:
                 self.state = msgspec.structs.replace(self.state, version=self.state.version + 1)
@@ -150,42 +135,7 @@ class Trainer:
     def finished(self) -> bool:
         train = self.config.train
         out_of_time = 0 < train.time_limit_s <= self.state.elapsed_s
-        return self.stopping or out_of_time or self.state.update >= train.num_updates
-
-    async def take(self) -> list[Trajectory]:
-        """A batch that is fresh enough; an empty one when told to stop. Says so when it waits long."""
-        self.taking, started, batch = True, time.monotonic(), list[Trajectory]()
-        while len(batch) < self.config.train.batch_size and not self.stopping:
-            try:
-                async with asyncio.timeout(LONG_WAIT_S):
-                    self.admit(await self.queue.get(), batch)
-            except TimeoutError:
-                seconds = time.monotonic() - started
-                self.metrics.event("trainer-0", f"waits for trajectories: {len(batch)} in {seconds:.0f} s")
-        self.taking, self.wait_s = False, time.monotonic() - started
-        return [] if self.stopping else batch
-
-    def admit(self, trajectory: Trajectory | Refused | None, batch: list[Trajectory]) -> None:
-        """The staleness gate. None only wakes `take`."""
-        if trajectory is None:
-            return
-        self.consumed[trajectory.sender] = trajectory.serial + 1
-        if isinstance(trajectory, Refused):
-            self.num_refused["invalid"] += 1
-            self.metrics.event("trainer-0", f"refused: {trajectory.reason}")
-            return
-        generator = str(trajectory.generator)
-        self.positions[generator] = max(self.positions.get(generator, 0), trajectory.position + 1)
-        if self.state.version - trajectory.version > self.config.train.max_staleness:
-            self.num_refused["stale"] += 1
-        else:
-            batch.append(trajectory)
-
-    def request_stop(self) -> None:
-        """On SIGTERM: the update under way is finished, a wait for trajectories is not."""
-        self.stopping = True
-        if not self.queue.full():
-            self.queue.put_nowait(None)
+        return self.intake.stopping or out_of_time or self.state.update >= train.num_updates
 
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
@@ -220,6 +170,7 @@ class Trainer:
         """An update that was not finite: its batch is kept for inspection; the third in a row ends training."""
         path = self.run_dir / f"not-finite-{self.state.update:06d}-{num_skipped}.msgpack"
         path.write_bytes(encode(Learn(self.state.version, self.state.update, tuple(trajectories))))
+        self.intake.num_refused["not finite"] += len(trajectories)
         self.metrics.event("trainer-0", f"skipped an update whose loss is not finite; its batch is in {path}")
         if num_skipped + 1 == MAX_SKIPPED:
             raise DivergedError(f"{MAX_SKIPPED} updates in a row were not finite; try a lower train.learning_rate")
@@ -227,20 +178,17 @@ class Trainer:
 
     def advance(self, trajectories: list[Trajectory], seconds: float) -> None:
         """Counts an update that was made."""
-        state = self.state
+        state = self.intake.counted(self.state)
         self.state = msgspec.structs.replace(
             state,
             update=state.update + 1,
             num_trajectories=state.num_trajectories + len(trajectories),
             generated_tokens=state.generated_tokens + sum(trajectory.num_generated for trajectory in trajectories),
-            consumed=dict(self.consumed),
-            positions=dict(self.positions),
-            num_refused=dict(self.num_refused),
             elapsed_s=state.elapsed_s + seconds,
         )
 
     def report(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
-        state, count = self.state, len(trajectories)
+        state, count, inbox = self.state, len(trajectories), self.intake.inbox
         if self.config.observe.trajectories:
             with (self.run_dir / USED_FILE).open("ab") as file:
                 ids = [trajectory.id for trajectory in trajectories]
@@ -263,14 +211,13 @@ class Trainer:
                 generated_tokens=state.generated_tokens,
                 num_refused=state.num_refused,
                 num_dropped={
-                    "duplicate": self.inbox.num_duplicates,
-                    "early": self.inbox.num_early,
-                    "damaged": self.inbox.num_damaged,
+                    "duplicate": inbox.num_duplicates,
+                    "early": inbox.num_early,
+                    "damaged": inbox.num_damaged,
                 },
-                num_tokens_computed=sum(len(one.prompt) + len(one.tokens) for one in trajectories),
                 num_tokens_laid_out=sum(map(num_laid_out, trajectories)),
                 tokens_per_s=sum(len(trajectory.tokens) for trajectory in trajectories) / seconds,
-                wait_s=self.wait_s,
+                wait_s=self.intake.wait_s,
                 elapsed_s=state.elapsed_s,
             )
         )
@@ -314,10 +261,8 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
         weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")
-        trainer = Trainer(
-            config, run_dir, group, learner, state, inbox, weights, progress, metrics, asyncio.Queue(queue)
-        )
-        await trainer.run()
+        intake = Intake(config, inbox, state, report=lambda text: metrics.event("trainer-0", text))
+        await Trainer(config, run_dir, group, learner, state, intake, weights, progress, metrics).run()
 
 
 async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:

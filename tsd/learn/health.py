@@ -36,6 +36,8 @@ class Stats:
     """1 - Var(R - V) / Var(R) of the value head; None where all rewards are equal."""
     logprob_gap: float | None
     """Mean |trainer - engine| logprob at the same weights, as last measured; None before the first time."""
+    num_tokens_computed: int
+    """That went through the model, prompts included: what trajectories share once."""
     grad_norm: float
     """Of the model below the value head, before it is scaled down."""
 

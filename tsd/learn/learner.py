@@ -112,7 +112,7 @@ class PolicyLearner:
                 if stats is None:
                     return None
         assert stats is not None, "there is at least one inner step"
-        return replace(stats, logprob_gap=self.probe.gap)
+        return replace(stats, logprob_gap=self.probe.gap, num_tokens_computed=sum(map(len, rows)))
 
     def _batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches, as many as any other's: ranks go through the model together."""
@@ -189,6 +189,7 @@ class MockLearner:
             explained_variance=None,
             ratio_mean=1.0,
             logprob_gap=None,
+            num_tokens_computed=sum(len(trajectory.tokens) for trajectory in trajectories),
             grad_norm=self.solve_rate - before,
         )
 

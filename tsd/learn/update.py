@@ -176,5 +176,6 @@ def _stats(
         effective_sample_share=totals["ratio"] ** 2 / (num_tokens * totals["ratio_squares"]),
         explained_variance=1 - error / spread if spread > 1e-9 else None,
         logprob_gap=None,
+        num_tokens_computed=0,
         grad_norm=grad_norm,
     )

@@ -72,7 +72,7 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     num_dropped: dict[str, int] = {}
     """Frames dropped by this trainer process, by reason: what came twice, too early, or damaged came again."""
     num_tokens_computed: int = 0
-    """Tokens of this update's batch, prompts and shared beginnings once in each tree."""
+    """Tokens that went through the model in this update, prompts included: what trajectories share once."""
     num_tokens_laid_out: int = 0
     """Tokens of the same batch, had each branch of each tree been laid out alone."""
     tokens_per_s: float
