@@ -263,12 +263,12 @@ def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_f
     tree = Tree((7,), lambda tokens: graded(rewards[tuple(tokens)]), replace(CONFIG, simulations=50))
     engine, rng = ScriptedEngine(script), random.Random(0)
     asyncio.run(grow(tree, engine))
-    best, other = asyncio.run(harvest(tree, engine, HarvestConfig(choose="reward", num_paths=9), rng))
+    best, other = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=False, choose="reward", num_paths=9), rng))
     assert [path.grade.reward for path in (best, other)] == [0.9, -0.5]
     assert [one.tokens for one in best.steps] == [(2,), (5,)]
     unfinished = plant(replace(CONFIG, simulations=1), reward=0.25)
     asyncio.run(grow(unfinished, ScriptedEngine(binary)))
-    (path,) = asyncio.run(harvest(unfinished, engine, HarvestConfig(choose="visits"), rng))
+    (path,) = asyncio.run(harvest(unfinished, engine, HarvestConfig(whole_tree=False, choose="visits"), rng))
     assert path.steps[-1].finish == "end"
     assert path.grade.reward == 0.25
 

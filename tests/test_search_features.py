@@ -269,7 +269,7 @@ def test_the_best_others_are_taken_when_asked_for() -> None:
 
     tree = Tree((7,), lambda tokens: graded(rewards[tokens[0]]), CONFIG)
     engine = grown(tree, script)
-    config = HarvestConfig(choose="reward", num_paths=3, others="best")
+    config = HarvestConfig(whole_tree=False, choose="reward", num_paths=3, others="best")
     paths = asyncio.run(harvest(tree, engine, config, random.Random(0)))
     assert [path.grade.reward for path in paths] == [0.9, 0.7, 0.3]
 

@@ -113,6 +113,23 @@ async def test_who_asks_gets_the_current_weights_whenever_it_joins(
             assert_same(await one.snapshot(PATIENCE_S), weights(9))
 
 
+async def test_a_question_that_went_down_with_a_trainer_is_asked_of_the_next_one(
+    context: zmq.asyncio.Context, addresses: Addresses
+) -> None:
+    with WeightSubscriber(context, addresses.snapshots, ask_again_s=0.2) as subscriber:
+        asking = asyncio.create_task(subscriber.snapshot(PATIENCE_S))
+        with context.socket(zmq.ROUTER) as dying:
+            dying.bind(addresses.snapshots)
+            await dying.recv_multipart()
+        with WeightPublisher(context, addresses.snapshots) as publisher:
+            await publisher.publish(weights(3))
+            serving = asyncio.create_task(publisher.serve())
+            assert_same(await asking, weights(3))
+            await publisher.publish(weights(4))
+            assert_same(await subscriber.snapshot(PATIENCE_S), weights(4))  # not a late answer to an earlier question
+            serving.cancel()
+
+
 async def test_damaged_weights_on_the_way_are_refused(
     publisher: WeightPublisher, subscriber: WeightSubscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:

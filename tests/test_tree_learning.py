@@ -299,8 +299,8 @@ def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
     ("overrides", "message"),
     [
         (["harvest.whole_tree=true", "loss.advantage=group"], "use 'sibling' or 'value'"),
-        (["loss.advantage=sibling"], "harvest.whole_tree = true"),
-        (["loss.c_visits=0.1"], "harvest.whole_tree = true"),
+        (["harvest.whole_tree=false", "loss.advantage=sibling"], "harvest.whole_tree = true"),
+        (["method=cispo", "loss.c_visits=0.1"], "harvest.whole_tree = true"),
     ],
 )
 def test_targets_that_need_whole_trees_are_refused_without_them(overrides: list[str], message: str) -> None:

@@ -144,10 +144,10 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """[harvest]: what a finished tree sends to the trainer."""
 
     choose: Literal["visits", "reward", "value"] = "reward"
-    """The path sent first: most visited, best reward, or best Q."""
+    """The path that is finished, and without `whole_tree` sent first: most visited, best reward, or best Q."""
     num_paths: Count = 2
-    """Paths sent of one tree: the chosen one and, past it, other finished ones."""
-    whole_tree: bool = False
+    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones."""
+    whole_tree: bool = True
     """Send the steps that search came to, as one trajectory, instead of paths."""
     min_visits: Count = 4
     """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
@@ -185,8 +185,8 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
     advantage: Literal["auto", "value", "group", "sibling"] = "auto"
     """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
-    for whole trees, R of its step less the mean over the steps that follow the same one. `auto` takes `group` for the
-    method `cispo` and `value` for the others."""
+    for whole trees, R of its step less the mean over the steps that follow the same one. `auto` takes `sibling` for
+    whole trees, `group` for the method `cispo` and else `value`."""
     tree_value_share: Share = 0.0
     """R of a step: this share of the tree's Q, and for the rest the mean reward of the ends below it."""
     c_policy: NotNegative = 1.0
@@ -214,9 +214,9 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     num_updates: Count = 400
     """Optimizer updates in all, before any resume and after."""
-    time_limit_s: NotNegative = 900.0
+    time_limit_s: NotNegative = 1080.0
     """Stop training after this long, counted over resumes; 0 for no limit."""
-    batch_size: Count = 64
+    batch_size: Count = 32
     """Trajectories in one update, over all trainers."""
     micro_batch_tokens: Count = 1024
     """Most tokens, padding included, in one forward pass of one trainer. Few suit a CPU's cache, many a GPU."""
@@ -308,17 +308,19 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
 
+    @property
+    def whole_tree(self) -> bool:
+        """Whether trajectories are whole trees."""
+        return self.method == "mcts" and self.harvest.whole_tree
+
     def __post_init__(self) -> None:
-        whole_tree = self.method == "mcts" and self.harvest.whole_tree
-        if whole_tree and self.loss.advantage == "group":
+        if self.whole_tree and self.loss.advantage == "group":
             raise ValueError(
-                "loss.advantage = 'group' compares the trajectories of a group, and with harvest.whole_tree a tree is "
-                "one; use 'sibling' or 'value'"
+                "loss.advantage = 'group' needs several trajectories, a tree is one; use 'sibling' or 'value'"
             )
-        if not whole_tree and (self.loss.advantage == "sibling" or self.loss.c_visits):
+        if not self.whole_tree and (self.loss.advantage == "sibling" or self.loss.c_visits):
             raise ValueError(
-                "loss.advantage = 'sibling' and loss.c_visits compare steps that follow the same one; set "
-                "method = 'mcts' and harvest.whole_tree = true"
+                "loss.advantage = 'sibling' and loss.c_visits need method = 'mcts', harvest.whole_tree = true"
             )
 
 

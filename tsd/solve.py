@@ -17,7 +17,7 @@ from tsd.search import Tree, TreeRecord, Trie, grow, harvest, plant, record, res
 from tsd.tasks import make_task
 from tsd.types import Grade, Problem
 
-CHOSEN = HarvestConfig(choose="reward", num_paths=1)
+CHOSEN = HarvestConfig(whole_tree=False, choose="reward", num_paths=1)
 
 
 class Solution(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,7 +67,7 @@ class PolicyLearner:
         self.reference = group.shard(Policy.load(start)) if config.loss.c_kl else None
         self.loss = config.loss
         if config.loss.advantage == "auto":
-            advantage = "group" if config.method == "cispo" else "value"
+            advantage = "sibling" if config.whole_tree else "group" if config.method == "cispo" else "value"
             self.loss = msgspec.structs.replace(config.loss, advantage=advantage)
         train = config.train
         if train.activation_checkpointing:

@@ -2,7 +2,7 @@
 
 tree = Tree(prompt_tokens, grade, config)
 await grow(tree, engine)
-best = (await harvest(tree, engine, HarvestConfig(), rng))[0]
+best = (await harvest(tree, engine, HarvestConfig(whole_tree=False), rng))[0]
 """
 
 from tsd.search.grow import grow

@@ -8,6 +8,7 @@ by tensor before anyone sees it.
 import asyncio
 import math
 import zlib
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode
 from tsd.types import WeightUpdate
 
 SNAPSHOT_REQUEST = b"snapshot"
+ASK_AGAIN_S = 10.0
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -89,8 +91,8 @@ class WeightPublisher:
         """Answers snapshot requests until cancelled; waits for generators that join."""
         while True:
             peer, *request = await self._snapshots.recv_multipart()
-            if request == [SNAPSHOT_REQUEST]:
-                await self._snapshots.send_multipart([peer, *self._latest])
+            if len(request) == 2 and request[0] == SNAPSHOT_REQUEST:
+                await self._snapshots.send_multipart([peer, request[1], *self._latest])
 
     def __enter__(self) -> Self:
         return self
@@ -104,20 +106,38 @@ class WeightPublisher:
 class WeightSubscriber:
     """A generator's end."""
 
-    def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
+    def __init__(self, context: zmq.asyncio.Context, snapshot: str, ask_again_s: float = ASK_AGAIN_S) -> None:
+        self._ask_again_s = ask_again_s
         self._snapshots = context.socket(zmq.DEALER)
         self._snapshots.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
         self._snapshots.connect(snapshot)
+        self._num_asked = 0
 
     async def snapshot(self, timeout_s: float) -> WeightUpdate:
-        """The trainer's current weights. Raises TransportError when it does not answer in time."""
-        await self._snapshots.send(SNAPSHOT_REQUEST)
+        """The trainer's current weights. Raises TransportError when it does not answer in time.
+
+        Asks again now and then: a trainer that died took the question with it.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                frames = await self._snapshots.recv_multipart()
+                while (frames := await self._ask()) is None:
+                    pass
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
         return await asyncio.to_thread(decode_update, frames)
+
+    async def _ask(self) -> list[bytes] | None:
+        """The answer to one question, not to an earlier one; None where none came for long."""
+        self._num_asked += 1
+        number = b"%d" % self._num_asked
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._ask_again_s):
+                await self._snapshots.send_multipart([SNAPSHOT_REQUEST, number])
+                while True:
+                    answered, *frames = await self._snapshots.recv_multipart()
+                    if answered == number:
+                        return frames
+        return None
 
     def __enter__(self) -> Self:
         return self
