@@ -22,7 +22,7 @@ import msgspec
 from tsd.books import Books, balance
 from tsd.config import Config
 from tsd.guardian import GRACE_S, KILL_S, is_running
-from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
 from tsd.observe.metrics import MetricsReader
 from tsd.observe.state import RunState
 
@@ -129,9 +129,8 @@ def is_trained(run_dir: Path, config: Config) -> bool:
     checkpoint = latest_checkpoint(run_dir)
     if checkpoint is None:
         return False
-    state, train = load_state(checkpoint), config.train
-    reached = state.update >= train.num_updates or 0 < train.time_limit_s <= state.elapsed_s
-    return state.complete and reached
+    state = load_state(checkpoint)
+    return state.complete and reached_end(config.train, state)
 
 
 def summarise(run_dir: Path) -> Summary:

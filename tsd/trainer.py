@@ -33,7 +33,7 @@ from tsd.child import beat, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
 from tsd.intake import Intake
-from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
+from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reached_end, save_checkpoint
 from tsd.learn.group import Group, join_group
 from tsd.learn.health import Stats, warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
@@ -133,9 +133,7 @@ class Trainer:
                 await self.checkpoint(complete=False)
 
     def finished(self) -> bool:
-        train = self.config.train
-        out_of_time = 0 < train.time_limit_s <= self.state.elapsed_s
-        return self.intake.stopping or out_of_time or self.state.update >= train.num_updates
+        return self.intake.stopping or reached_end(self.config.train, self.state)
 
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from tsd.config import TrainConfig
 from tsd.errors import CheckpointError
 
 STATE_FILE = "state.json"
@@ -31,6 +32,13 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     complete: bool = False
     """Training has reached its end; what is left is evaluation."""
+
+
+def reached_end(train: TrainConfig, state: TrainState) -> bool:
+    """Whether the updates are done, the time is up, or the tokens are."""
+    out_of_time = 0 < train.time_limit_s <= state.elapsed_s
+    out_of_tokens = 0 < train.token_limit <= state.generated_tokens
+    return out_of_time or out_of_tokens or state.update >= train.num_updates
 
 
 def checkpoints_dir(run_dir: Path) -> Path:

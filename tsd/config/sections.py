@@ -1,19 +1,12 @@
-"""The whole configuration: one frozen, typed structure, read from TOML.
+"""Every setting, its default and its documentation: a field's docstring.
 
 Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.launch` alone.
-A field's docstring is its documentation.
 """
 
 import math
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
-
-from tsd.toml import apply_setting, dump
 
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
@@ -216,6 +209,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Optimizer updates in all, before any resume and after."""
     time_limit_s: NotNegative = 1080.0
     """Stop training after this long, counted over resumes; 0 for no limit."""
+    token_limit: Whole = 0
+    """Stop training when so many tokens were generated for it, counted over resumes; 0 for no limit."""
     batch_size: Count = 32
     """Trajectories in one update, over all trainers."""
     micro_batch_tokens: Count = 1024
@@ -322,29 +317,3 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 "loss.advantage = 'sibling' and loss.c_visits need method = 'mcts', harvest.whole_tree = true"
             )
-
-
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file, applies `section.key=value` overrides (values as in TOML), and checks the whole.
-
-    Raises ValueError naming the file and the key.
-    """
-    where = str(path) if path else "the default configuration"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read {where} as TOML: {error}") from None
-    for override in overrides:
-        apply_setting(table, override)
-        where = f"{path or 'the default configuration'} with --set {' --set '.join(overrides)}"
-    try:
-        return msgspec.convert(table, Config, strict=True)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def save_config(config: Config, path: Path) -> None:
-    """Writes every setting, defaults included, as TOML that `load_config` reads back to an equal Config."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(dump(msgspec.to_builtins(config)), encoding="utf-8")
-    partial.replace(path)
