@@ -1,5 +1,6 @@
-"""Frames: typed MessagePack with arrays as raw buffers, checked and bounded on decode. No pickle anywhere."""
+"""Frames: a checksum, then typed MessagePack with arrays as raw buffers; checked and bounded on decode. No pickle."""
 
+import zlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,6 +10,7 @@ from tsd.errors import FrameError
 
 T = TypeVar("T")
 
+CHECKSUM_BYTES = 4
 DTYPES = frozenset({"<i4", "<f4"})
 MAX_TRAJECTORY_BYTES = 4 * 2**20
 MAX_BATCH_BYTES = 2**30
@@ -24,15 +26,23 @@ class _Array(msgspec.Struct, frozen=True, array_like=True):
 
 def encode(message: object) -> bytes:
     """Any of tsd's wire types as one frame."""
-    return msgspec.msgpack.encode(message, enc_hook=_encode_array)
+    return seal(msgspec.msgpack.encode(message, enc_hook=_encode_array))
+
+
+def seal(content: bytes) -> bytes:
+    """With its checksum before it: what was damaged on the way is not mistaken for something else that was sent."""
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") + content
 
 
 def decode(frame: bytes, kind: type[T], max_bytes: int = MAX_TRAJECTORY_BYTES) -> T:
     """One frame as the type it must be. Raises FrameError saying what is wrong with it."""
     if len(frame) > max_bytes:
         raise FrameError(f"expected a frame of at most {max_bytes} bytes, found {len(frame)}")
+    content = memoryview(frame)[CHECKSUM_BYTES:]
+    if int.from_bytes(frame[:CHECKSUM_BYTES], "little") != zlib.crc32(content) or not content:
+        raise FrameError(f"expected a {kind.__name__} frame: its checksum is wrong")
     try:
-        return msgspec.msgpack.decode(frame, type=kind, dec_hook=_decode_array)
+        return msgspec.msgpack.decode(content, type=kind, dec_hook=_decode_array)
     except (msgspec.DecodeError, ValueError) as error:
         raise FrameError(f"expected a {kind.__name__} frame: {error}") from None
 

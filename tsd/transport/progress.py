@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError
-from tsd.transport.codec import decode
+from tsd.transport.codec import decode, encode
 
 MAX_PROGRESS_BYTES = 2**20
 
@@ -46,7 +46,7 @@ class ProgressPublisher:
         self._socket.bind(address)
 
     async def tell(self, progress: Progress) -> None:
-        await self._socket.send(msgspec.msgpack.encode(progress))
+        await self._socket.send(encode(progress))
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ import zmq
 import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError, WeightsError
-from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode
+from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode, encode
 from tsd.types import WeightUpdate
 
 SNAPSHOT_REQUEST = b"snapshot"
@@ -43,7 +43,7 @@ def encode_update(update: WeightUpdate) -> list[bytes]:
         _Tensor(name, tensor.shape, zlib.crc32(frame))
         for (name, tensor), frame in zip(update.tensors.items(), frames, strict=True)
     )
-    return [msgspec.msgpack.encode(_Header(update.version, tensors)), *frames]
+    return [encode(_Header(update.version, tensors)), *frames]
 
 
 def checksum(update: WeightUpdate) -> int:
