@@ -22,22 +22,18 @@ from tsd.config import load_config
 from tsd.learn.group import join_group
 from tsd.learn.learner import PolicyLearner
 from tsd.model.files import model_path
-from tsd.types import Grade, Trajectory
+from tests.trajectories import make_trajectory
+from tsd.types import Grade
 
 rank, world, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 
 def trajectory(number):
-    size = int(rng.integers(4, 30))
-    ints = lambda count: rng.integers(6, 25, count).astype(np.int32)
-    reward = float(rng.choice([-1, 0.1, 1]))
-    return Trajectory(
-        "0-a", number, f"g{number}", "p", 0, number, ints(9), ints(size), np.full(size, -2.0, np.float32),
-        np.zeros(size, np.float32), np.full(size, number % 2, np.int32),
-        np.array([size]), np.array([-1]), np.array([1]),
-        np.array([reward]), np.array([reward]), Grade(reward, False, True), size
-    )
+    size, reward = int(rng.integers(4, 30)), float(rng.choice([-1, 0.1, 1]))
+    rewards, versions = np.array([reward], np.float32), np.full(size, number % 2, np.int32)
+    grade = Grade(reward, False, True)
+    return make_trajectory(number, [size], num_prompt=9, versions=versions, q=rewards, rewards=rewards, grade=grade)
 
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
 config = load_config(None, ["train.micro_batch_tokens=120", "harvest.whole_tree=false"])
@@ -60,7 +56,7 @@ if rank == 0:
 
 def learn(world: int, out: Path) -> None:
     """Two updates by a group of processes."""
-    env = {**os.environ, **_meeting_point()}
+    env = {**os.environ, **_meeting_point(), "PYTHONPATH": str(Path(__file__).parent.parent)}
     ranks = [
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(out)], env=env)
         for rank in range(world)

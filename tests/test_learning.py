@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trajectories import make_trajectory
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.batch import collate as collate_rows
@@ -22,7 +23,7 @@ from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, score, update
 from tsd.model.policy import Policy
 from tsd.model.tiny import tiny_model
-from tsd.types import FIRST, Grade, Trajectory
+from tsd.types import Grade, Trajectory
 
 DEFAULT = LossConfig(advantage="value")
 CPU = torch.device("cpu")
@@ -32,26 +33,10 @@ HALF, DOUBLE = math.log(0.5), math.log(2.0)
 def trajectory(
     num_prompt: int, num_tokens: int, seed: int = 0, reward: float = 1.0, logprob: float = -1.0
 ) -> Trajectory:
-    rng = np.random.default_rng(seed)
-    return Trajectory(
-        sender="0-a",
-        serial=seed,
-        group=f"g{seed}",
-        problem_id="p",
-        generator=0,
-        position=seed,
-        prompt=rng.integers(6, 25, num_prompt, np.int32),
-        tokens=rng.integers(6, 25, num_tokens, np.int32),
-        logprobs=np.full(num_tokens, logprob, np.float32),
-        values=np.zeros(num_tokens, np.float32),
-        versions=np.zeros(num_tokens, np.int32),
-        lengths=np.array([num_tokens], np.int32),
-        parents=np.array([FIRST], np.int32),
-        visits=np.ones(1, np.int32),
-        q=np.array([reward], np.float32),
-        rewards=np.array([reward], np.float32),
-        grade=Grade(reward, reward == 1.0, True),
-        num_generated=num_tokens,
+    grade, rewards = Grade(reward, reward == 1.0, True), np.array([reward], np.float32)
+    logprobs = np.full(num_tokens, logprob, np.float32)
+    return make_trajectory(
+        seed, [num_tokens], num_prompt=num_prompt, logprobs=logprobs, q=rewards, rewards=rewards, grade=grade
     )
 
 

@@ -16,6 +16,7 @@ import zmq
 import zmq.asyncio
 
 from tests.launched import until
+from tests.trajectories import make_trajectory
 from tsd.config import load_config, save_config
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import MetricsReader, UpdateRow
@@ -42,27 +43,14 @@ TIMES = {"time_s", "wait_s", "elapsed_s", "tokens_per_s"}
 def trajectory(serial: int) -> Trajectory:
     """A tree of five steps; every seventh is older than the trainer takes once it has published three times."""
     rng = np.random.default_rng(serial)
-    lengths = rng.integers(2, 9, 5, np.int32)
-    size = int(lengths.sum())
-    return Trajectory(
-        sender="0-life",
-        serial=serial,
-        group=f"g{serial}",
-        problem_id="p",
-        generator=0,
-        position=serial,
-        prompt=rng.integers(6, 25, 9, np.int32),
-        tokens=rng.integers(6, 25, size, np.int32),
-        logprobs=np.full(size, -2.0, np.float32),
-        values=np.zeros(size, np.float32),
-        versions=np.full(size, 0 if serial % 7 == 6 else serial // (2 * BATCH), np.int32),
-        lengths=lengths,
-        parents=np.array([FIRST, FIRST, 0, 0, 2], np.int32),
-        visits=rng.integers(1, 9, 5, np.int32),
-        q=rng.uniform(-1, 1, 5).astype(np.float32),
-        rewards=rng.uniform(-1, 1, 5).astype(np.float32),
+    lengths = rng.integers(2, 9, 5).tolist()
+    version = 0 if serial % 7 == 6 else serial // (2 * BATCH)
+    return make_trajectory(
+        serial,
+        lengths,
+        [FIRST, FIRST, 0, 0, 2],
+        versions=np.full(sum(lengths), version, np.int32),
         grade=Grade(float(rng.uniform(-1, 1)), False, True),
-        num_generated=size,
     )
 
 

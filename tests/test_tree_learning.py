@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from tests.fakes import ScriptedEngine, step
 from tests.test_learning import CPU, policy, take_step
+from tests.trajectories import make_trajectory
 from tsd.config import HarvestConfig, LossConfig, SearchConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import Group
@@ -35,29 +36,9 @@ def trajectory(
     rewards: list[float] | None = None,
 ) -> Trajectory:
     """A trie of random tokens."""
-    rng, num_steps = np.random.default_rng(seed), len(parents)
-    lengths = lengths or [int(rng.integers(1, 6)) for _ in parents]
-    num_tokens = sum(lengths)
-    return Trajectory(
-        sender="0-a",
-        serial=seed,
-        group=f"g{seed}",
-        problem_id="p",
-        generator=0,
-        position=seed,
-        prompt=rng.integers(6, 25, 5, np.int32),
-        tokens=rng.integers(6, 25, num_tokens, np.int32),
-        logprobs=rng.normal(-1, 0.2, num_tokens).astype(np.float32),
-        values=np.zeros(num_tokens, np.float32),
-        versions=np.zeros(num_tokens, np.int32),
-        lengths=np.array(lengths, np.int32),
-        parents=np.array(parents, np.int32),
-        visits=rng.integers(0, 9, num_steps, np.int32),
-        q=np.array(q, np.float32) if q else rng.uniform(-1, 1, num_steps).astype(np.float32),
-        rewards=np.array(rewards or q, np.float32) if q else rng.uniform(-1, 1, num_steps).astype(np.float32),
-        grade=Grade(0.5, False, True),
-        num_generated=num_tokens,
-    )
+    changes = {} if q is None else {"q": np.array(q, np.float32), "rewards": np.array(rewards or q, np.float32)}
+    rng = random.Random(seed)
+    return make_trajectory(seed, lengths or [rng.randrange(1, 6) for _ in parents], parents, **changes)
 
 
 def random_tree(seed: int, num_steps: int = 25) -> Trajectory:
