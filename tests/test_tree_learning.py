@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def trajectory(
     rewards: list[float] | None = None,
 ) -> Trajectory:
     """A trie of random tokens."""
-    changes = {} if q is None else {"q": np.array(q, np.float32), "rewards": np.array(rewards or q, np.float32)}
+    changes: dict[str, Any] = (
+        {} if q is None else {"q": np.array(q, np.float32), "rewards": np.array(rewards or q, np.float32)}
+    )
     rng = random.Random(seed)
     return make_trajectory(seed, lengths or [rng.randrange(1, 6) for _ in parents], parents, **changes)
 

@@ -12,8 +12,9 @@ from tsd.types import FIRST, Grade, Trajectory
 def make_trajectory(
     seed: int, lengths: Sequence[int], parents: Sequence[int] | None = None, num_prompt: int = 5, **changes: Any
 ) -> Trajectory:
-    """Steps of those lengths, a path unless told otherwise; its serial is the seed, and its group has no other member."""
+    """Steps of those lengths, a path unless told otherwise; its serial is the seed, and its group is its own."""
     rng, size = np.random.default_rng(seed), int(sum(lengths))
+    parents = range(FIRST, len(lengths) + FIRST) if parents is None else parents
     made = Trajectory(
         sender="0-a",
         serial=seed,
@@ -27,9 +28,7 @@ def make_trajectory(
         values=np.zeros(size, np.float32),
         versions=np.zeros(size, np.int32),
         lengths=np.array(lengths, np.int32),
-        parents=np.arange(FIRST, len(lengths) + FIRST, dtype=np.int32)
-        if parents is None
-        else np.array(parents, np.int32),
+        parents=np.array(parents, np.int32),
         visits=rng.integers(1, 9, len(lengths), np.int32),
         q=rng.uniform(-1, 1, len(lengths)).astype(np.float32),
         rewards=rng.uniform(-1, 1, len(lengths)).astype(np.float32),
