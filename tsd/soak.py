@@ -73,20 +73,23 @@ class Soak:
         try:
             while time.monotonic() < deadline:
                 await asyncio.sleep(self.rng.uniform(*GAP_S))
-                if launcher.returncode is not None:
-                    raise TsdError(f"the run ended under its faults; see the end of {self.run_dir / 'launch.log'}")
                 fault = self.rng.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
                 if await FAULTS[fault][1](self, launcher):
                     self.faults[fault] += 1
                     self.report(f"{fault} ({sum(self.faults.values())})")
                 if launcher.returncode is not None and fault == "launcher killed":
                     launcher = await self.launch()
-                await self.alive()
+                await self.alive(launcher)
         finally:
             if launcher.returncode is None:
                 launcher.terminate()
             async with asyncio.timeout(GONE_S):
                 await launcher.wait()
+
+    @property
+    def log(self) -> Path:
+        """What the launcher prints: beside the run's directory, which must be its own."""
+        return self.run_dir.parent / f"{self.run_dir.name}.log"
 
     async def launch(self) -> asyncio.subprocess.Process:
         """Starts the run, or resumes it, and waits until it learns."""
@@ -94,7 +97,7 @@ class Soak:
         where = ["--resume", str(self.run_dir)] if resume else ["--run-dir", str(self.run_dir)]
         sets = [] if resume else [f"--set={key}={value}" for key, value in self.settings.items()]
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with (self.run_dir.parent / f"{self.run_dir.name}.log").open("ab") as log:
+        with self.log.open("ab") as log:
             launcher = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tsd.cli", "launch", *where, *sets),
                 env={**os.environ, MARK: self.mark},
@@ -103,13 +106,15 @@ class Soak:
                 stderr=log,
                 start_new_session=True,
             )
-        await self.alive()
+        await self.alive(launcher)
         return launcher
 
-    async def alive(self) -> None:
+    async def alive(self, launcher: asyncio.subprocess.Process) -> None:
         """Waits for the next update, from whatever state the run is in; counts a hang where none comes."""
         before, deadline = self.last_update_s(), time.monotonic() + PATIENCE_S
         while self.last_update_s() == before:
+            if launcher.returncode is not None:
+                raise TsdError(f"the run ended under its faults; its launcher's last words are in {self.log}")
             if time.monotonic() > deadline:
                 self.num_hangs += 1
                 raise TsdError(f"no update for {PATIENCE_S:g} s after {dict(self.faults)}; see {self.run_dir}")

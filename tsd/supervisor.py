@@ -13,6 +13,7 @@ checkpoint. Knows nothing about what the processes say to each other.
 """
 
 import asyncio
+import math
 import signal
 import socket
 import sys
@@ -39,8 +40,8 @@ from tsd.processes import Child, Children
 STOP_GRACE_S = 14.0
 """From SIGTERM to SIGKILL: nothing of a run may be left 20 s after the launcher was told to stop."""
 RESTART_DELAYS_S = (1.0, 4.0, 16.0)
-GOOD_LIFE_S = 120.0
-"""A generator that lived so long is well: its next death counts as the first."""
+GOOD_LIFE_S = 10.0
+"""A generator that has searched for so long is well: its next death counts as the first."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -103,6 +104,8 @@ class Phases:
     metrics: MetricsWriter
     given_up: set[int] = field(default_factory=set)
     """Generators."""
+    first_beats: dict[int, float] = field(default_factory=dict)
+    """When a process first beat, by its number."""
 
     async def run_all(self) -> rundir.Summary:
         placement, directory = self.run.placement, self.run.directory
@@ -202,10 +205,9 @@ class Phases:
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
         argv = (*argv, "--num-generators", str(count), "--sockets", str(self.children.scratch))
         while True:
-            born = time.monotonic()
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
             await self.wait(child)
-            if time.monotonic() - born >= GOOD_LIFE_S:
+            if time.monotonic() - self.first_beats.pop(child.pid, math.inf) >= GOOD_LIFE_S:
                 delays = list(self.run.restart_delays_s)
             if not delays:
                 break
@@ -235,6 +237,7 @@ class Phases:
             await asyncio.sleep(min(1.0, limit_s / 4))
             if (now := _changed_at(path)) != last:
                 last, changed, beaten = now, time.monotonic(), True
+                self.first_beats.setdefault(child.pid, changed)
         self.event(f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s; killed")
         self.children.kill_one(child)
 
