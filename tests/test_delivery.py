@@ -1,6 +1,7 @@
 """Trajectories between generators that die and trainers that are started again: each arrives once, in order."""
 
 import asyncio
+import errno
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ def outbox(
 def inbox(
     context: zmq.asyncio.Context, addresses: Addresses, received: dict[str, int] | None = None
 ) -> Iterator[Inbox]:
-    with Inbox(context, addresses.trajectories, 4, received or {}) as box:
+    with Inbox(context, addresses.trajectories, 4, received or {}, vocabulary=64) as box:
         yield box
 
 
@@ -195,6 +196,7 @@ async def test_what_is_damaged_on_the_way_is_dropped_and_sent_again_when_asked(
         ({"versions": np.zeros(0, np.int32)}, "trajectory 0-a-0: 0 versions for 3 tokens"),
         ({"prompt": np.zeros(0, np.int32)}, "no prompt or no tokens"),
         ({"tokens": np.array([3, -4, 5], np.int32)}, "a token id or count is negative"),
+        ({"tokens": np.array([3, 99, 5], np.int32)}, "token 99, but the model has 64"),
         ({"tokens": np.array([3, 4, 5], np.float32)}, "expected tokens as int32, found float32"),
         ({"logprobs": np.array([-1, -1, -1], np.int32)}, "expected logprobs as float32, found int32"),
         ({"visits": np.zeros(3, np.int32)}, "trajectory 0-a-0: 3 visits for 2 steps"),
@@ -241,6 +243,19 @@ async def test_a_generator_stops_when_too_much_is_out_and_goes_on_when_some_is_u
         sender.heard(progress(receiver, used={"0-a": 2}))
         await waiting
         assert await take(receiver, 1) == ["0-a-4"]
+
+
+async def test_a_full_disk_is_named_and_loses_nothing(context: zmq.asyncio.Context, addresses: Addresses) -> None:
+    class FullLane(Lane):
+        def append(self, trajectory: Trajectory) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with outbox(context, addresses, FullLane(addresses.directory, "0-a")) as sender:
+        with pytest.raises(
+            TransportError, match=r"cannot write the spool in .*No space left on device; free some space"
+        ):
+            await sender.put([trajectory()], PATIENCE_S)
+        assert sender.own.num_appended == 0
 
 
 def test_a_spool_lets_go_of_files_that_are_saved_and_reads_each_frame_from_any_life(tmp_path: Path) -> None:

@@ -76,9 +76,10 @@ def _result(evaluation: dict[str, Any]) -> str:
 
 
 def create(run_dir: Path) -> None:
-    """Makes the directory of a new run. Raises ValueError where something is already there."""
+    """Makes the directory of a new run, for this user alone. Raises ValueError where something is already there."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
         used = any(run_dir.iterdir())
     except OSError as error:
         raise ValueError(f"cannot use {run_dir} as a run directory: {error}") from None

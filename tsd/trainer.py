@@ -255,7 +255,7 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
         context = stack.enter_context(zmq.asyncio.Context())
-        inbox = stack.enter_context(Inbox(context, addresses.trajectories, queue, state.consumed))
+        inbox = stack.enter_context(Inbox(context, addresses.trajectories, queue, state.consumed, learner.vocabulary))
         weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")

@@ -37,6 +37,11 @@ PROBE_EVERY = 8
 class Learner(Protocol):
     """What the trainer needs of one."""
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many token ids it can learn from, where that is bounded."""
+        ...
+
     def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
         """The update of that number, from 0, on one batch; `version` is the last one published.
 
@@ -82,6 +87,10 @@ class PolicyLearner:
             state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
             set_optimizer_state_dict(self.policy, self.optimizer, state["optimizer"], options=WHOLE)
             self.probe.gap = state["logprob_gap"]
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.policy.causal.config.vocab_size)
 
     def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
         train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
@@ -167,6 +176,7 @@ class MockLearner:
     """Moves the mock engine's one weight, the chance of a good step, up with the share of exact answers it sees."""
 
     RATE = 0.05
+    vocabulary = None
 
     def __init__(self, config: Config, checkpoint: Path | None) -> None:
         self.solve_rate = config.engine.mock_solve_rate

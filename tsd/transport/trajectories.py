@@ -51,8 +51,11 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
-def validate(trajectory: Trajectory) -> None:
-    """Raises FrameError where a trajectory's arrays do not fit together or hold what no engine gives."""
+def validate(trajectory: Trajectory, vocabulary: int | None = None) -> None:
+    """Raises FrameError where a trajectory's arrays do not fit together or hold what no engine gives.
+
+    `vocabulary` is how many token ids the model has, where there is one.
+    """
     for name, kind, like in FIELDS:
         array = getattr(trajectory, name)
         if array.dtype != kind:
@@ -69,6 +72,9 @@ def validate(trajectory: Trajectory) -> None:
         raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
     if min(trajectory.prompt.min(), trajectory.tokens.min(), trajectory.visits.min()) < 0:
         raise FrameError(f"trajectory {trajectory.id}: a token id or count is negative")
+    largest = max(trajectory.prompt.max(), trajectory.tokens.max())
+    if vocabulary is not None and largest >= vocabulary:
+        raise FrameError(f"trajectory {trajectory.id}: token {largest}, but the model has {vocabulary}")
     floats = (trajectory.logprobs, trajectory.values, trajectory.q, trajectory.rewards)
     rewards = [trajectory.grade.reward, *trajectory.grade.parts.values()]
     if not all(np.isfinite(array).all() for array in (*floats, rewards)):
@@ -123,7 +129,12 @@ class Outbox:
                     ) from None
             for trajectory in trajectories:
                 stamped = msgspec.structs.replace(trajectory, sender=self.own.sender, serial=self.own.num_appended)
-                await asyncio.to_thread(self.own.append, stamped)
+                try:
+                    await asyncio.to_thread(self.own.append, stamped)
+                except OSError as error:
+                    raise TransportError(
+                        f"cannot write the spool in {self.own.directory}: {error}; free some space"
+                    ) from None
         self._changed.set()
 
     async def run(self) -> None:
@@ -164,9 +175,17 @@ class Outbox:
 
 
 class Inbox:
-    """The trainer's end, on rank 0; `received` is where each sender stands."""
+    """The trainer's end, on rank 0; `received` is where each sender stands, `vocabulary` how many token ids there are."""
 
-    def __init__(self, context: zmq.asyncio.Context, address: str, queue: int, received: dict[str, int]) -> None:
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        address: str,
+        queue: int,
+        received: dict[str, int],
+        vocabulary: int | None = None,
+    ) -> None:
+        self._vocabulary = vocabulary
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(queue)
         self._socket.maxmsgsize = MAX_TRAJECTORY_BYTES
@@ -202,7 +221,7 @@ class Inbox:
             return None
         self.received[trajectory.sender] = due + 1
         try:
-            validate(trajectory)
+            validate(trajectory, self._vocabulary)
         except FrameError as error:
             return Refused(trajectory.sender, trajectory.serial, str(error))
         return trajectory
