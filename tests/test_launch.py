@@ -76,6 +76,11 @@ async def test_a_run_goes_through_its_phases_to_a_summary(run: Run) -> None:
     assert phases == ["launched", "evaluation before", "training", "evaluation after", "done"]
 
 
+def test_a_run_directory_is_its_users_alone(tmp_path: Path) -> None:
+    rundir.create(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
 async def test_each_process_sees_its_own_device_and_threads(run: Run) -> None:
     await _supervise(replace(run, placement=parse_gpus("4-5:gen,6-7:train")))
     seen = {

@@ -175,7 +175,7 @@ class Outbox:
 
 
 class Inbox:
-    """The trainer's end, on rank 0; `received` is where each sender stands, `vocabulary` how many token ids there are."""
+    """The trainer's end, on rank 0; `received` is where each sender stands, `vocabulary` the number of token ids."""
 
     def __init__(
         self,
