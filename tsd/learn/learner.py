@@ -191,7 +191,7 @@ class MockLearner:
             policy_loss=1 - exact,
             value_loss=0.0,
             kl=0.0,
-            entropy=0.0,
+            entropy=-sum(p * math.log(p) for p in (before, 1 - before) if p > 0),
             visit_loss=0.0,
             effective_sample_share=1.0,
             ratio_quantiles=(1.0, 1.0, 1.0),
