@@ -65,6 +65,12 @@ class Soak:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     scratches: set[Path] = field(default_factory=set)
     num_hangs: int = 0
+    reader: MetricsReader = field(init=False)
+    updated_s: float = 0.0
+    """When the last update was written."""
+
+    def __post_init__(self) -> None:
+        self.reader = MetricsReader(self.run_dir)
 
     async def torment(self) -> None:
         """Launches, and relaunches, until the time is up; then stops the run in order."""
@@ -122,9 +128,10 @@ class Soak:
 
     def last_update_s(self) -> float:
         """When the last update was written; 0 before the first."""
-        return max(
-            (row.time_s for row in MetricsReader(self.run_dir).read() if isinstance(row, UpdateRow)), default=0.0
-        )
+        for row in self.reader.read():
+            if isinstance(row, UpdateRow):
+                self.updated_s = row.time_s
+        return self.updated_s
 
     def processes(self, role: str) -> list[int]:
         """Of this run's, those that are `tsd.<role>`."""
