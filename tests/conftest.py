@@ -1,9 +1,13 @@
-"""For every test: a call that would block the event loop fails the test that made it."""
+"""For every test: a call that would block the event loop fails it. For those that ask: addresses and a context."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import zmq.asyncio
 from blockbuster import blockbuster_ctx
+
+from tsd.transport.addresses import Addresses
 
 EXEMPT = {
     "test_launch": "the supervisor starts processes and reads small files of its run while nothing waits for its loop",
@@ -24,3 +28,14 @@ def never_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
             # Its thread is idle by then, and gone in no time.
             blockbuster.functions["threading.Lock.acquire"].can_block_in("tsd/engine/torch_engine.py", {"__aexit__"})
             yield
+
+
+@pytest.fixture
+def addresses(tmp_path: Path) -> Addresses:
+    return Addresses(tmp_path)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.asyncio.Context]:
+    with zmq.asyncio.Context() as context:
+        yield context

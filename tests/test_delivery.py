@@ -25,17 +25,6 @@ from tsd.transport.trajectories import Inbox, Outbox, Refused
 from tsd.types import Grade, Trajectory
 
 
-@pytest.fixture
-def addresses(tmp_path: Path) -> Addresses:
-    return Addresses(tmp_path)
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    with zmq.asyncio.Context() as context:
-        yield context
-
-
 def progress(
     inbox: Inbox, life: str = "a", asked: int = 0, waiting: bool = False, **changes: dict[str, int]
 ) -> Progress:

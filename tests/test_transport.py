@@ -74,17 +74,6 @@ def test_arrays_of_other_types_do_not_leave_or_arrive() -> None:
         encode(trajectory(group=object()))
 
 
-@pytest.fixture
-def addresses(tmp_path: Path) -> Addresses:
-    return Addresses(tmp_path)
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    with zmq.asyncio.Context() as context:
-        yield context
-
-
 # Weights
 
 

@@ -115,7 +115,7 @@ class Node(msgspec.Struct, eq=False, weakref=True):
 
 
 class State(msgspec.Struct, eq=False):
-    """Nodes from which, as the task says, the same can follow: one grade, one mean of values."""
+    """Nodes from which, as the task says, the same can follow: they have one mean of values."""
 
     nodes: "list[ref[Node]]"
     """By age; weakly, as nodes hold their state."""

@@ -7,8 +7,6 @@ Knows nothing about what generators make of it.
 """
 
 import asyncio
-from types import TracebackType
-from typing import Self
 
 import msgspec
 import zmq
@@ -16,6 +14,7 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError
 from tsd.transport.codec import decode, encode
+from tsd.transport.endpoint import Endpoint
 
 MAX_PROGRESS_BYTES = 2**20
 
@@ -38,7 +37,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """It has nothing to do until a trajectory comes."""
 
 
-class ProgressPublisher:
+class ProgressPublisher(Endpoint):
     """The trainer's end."""
 
     def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
@@ -48,16 +47,8 @@ class ProgressPublisher:
     async def tell(self, progress: Progress) -> None:
         await self._socket.send(encode(progress))
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close(linger=0)
-
-
-class ProgressSubscriber:
+class ProgressSubscriber(Endpoint):
     """A generator's end."""
 
     def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
@@ -81,11 +72,3 @@ class ProgressSubscriber:
                 return decode(frame, Progress, max_bytes=MAX_PROGRESS_BYTES)
             except FrameError:
                 self.num_damaged += 1  # the next one says as much
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close(linger=0)

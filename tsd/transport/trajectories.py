@@ -10,8 +10,6 @@ that its arrays fit together.
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import msgspec
 import numpy as np
@@ -20,6 +18,7 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError
 from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode
+from tsd.transport.endpoint import Endpoint
 from tsd.transport.progress import Progress
 from tsd.transport.spool import Lane
 from tsd.types import FIRST, Trajectory
@@ -83,7 +82,7 @@ def validate(trajectory: Trajectory, vocabulary: int | None = None) -> None:
         raise FrameError(f"trajectory {trajectory.id}: a logprob of {trajectory.logprobs.max():.3g} is above 0")
 
 
-class Outbox:
+class Outbox(Endpoint):
     """A generator's end. `run` must run for anything to be sent; `heard` takes what the trainer says."""
 
     def __init__(
@@ -91,7 +90,6 @@ class Outbox:
     ) -> None:
         self._socket = context.socket(zmq.PUSH)
         self._socket.set_hwm(queue)
-        self._socket.linger = 0
         self._socket.connect(address)
         self.own, self.credit = own, credit
         self._lanes = [*left, own]
@@ -165,16 +163,8 @@ class Outbox:
             self._next = {lane.sender: max(lane.num_saved, received.get(lane.sender, 0)) for lane in self._lanes}
         self._changed.set()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-
-
-class Inbox:
+class Inbox(Endpoint):
     """The trainer's end, on rank 0; `received` is where each sender stands, `vocabulary` the number of token ids."""
 
     def __init__(
@@ -225,11 +215,3 @@ class Inbox:
         except FrameError as error:
             return Refused(trajectory.sender, trajectory.serial, str(error))
         return trajectory
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close(linger=0)

@@ -9,8 +9,6 @@ import asyncio
 import math
 import zlib
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 import msgspec
 import numpy as np
@@ -19,6 +17,7 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, TransportError, WeightsError
 from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode, encode
+from tsd.transport.endpoint import Endpoint
 from tsd.types import WeightUpdate
 
 SNAPSHOT_REQUEST = b"snapshot"
@@ -75,12 +74,12 @@ def decode_update(frames: list[bytes]) -> WeightUpdate:
     return WeightUpdate(header.version, tensors)
 
 
-class WeightPublisher:
+class WeightPublisher(Endpoint):
     """The trainer's end. `serve` must run for late joiners to get their snapshot."""
 
     def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
-        self._snapshots = context.socket(zmq.ROUTER)
-        self._snapshots.bind(snapshot)
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.bind(snapshot)
         self._latest: list[bytes] = []
 
     async def publish(self, update: WeightUpdate) -> None:
@@ -90,27 +89,19 @@ class WeightPublisher:
     async def serve(self) -> None:
         """Answers snapshot requests until cancelled; waits for generators that join."""
         while True:
-            peer, *request = await self._snapshots.recv_multipart()
+            peer, *request = await self._socket.recv_multipart()
             if len(request) == 2 and request[0] == SNAPSHOT_REQUEST:
-                await self._snapshots.send_multipart([peer, request[1], *self._latest])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._snapshots.close(linger=0)
+                await self._socket.send_multipart([peer, request[1], *self._latest])
 
 
-class WeightSubscriber:
+class WeightSubscriber(Endpoint):
     """A generator's end."""
 
     def __init__(self, context: zmq.asyncio.Context, snapshot: str, ask_again_s: float = ASK_AGAIN_S) -> None:
         self._ask_again_s = ask_again_s
-        self._snapshots = context.socket(zmq.DEALER)
-        self._snapshots.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
-        self._snapshots.connect(snapshot)
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
+        self._socket.connect(snapshot)
         self._num_asked = 0
 
     async def snapshot(self, timeout_s: float) -> WeightUpdate:
@@ -132,17 +123,9 @@ class WeightSubscriber:
         number = b"%d" % self._num_asked
         with suppress(TimeoutError):
             async with asyncio.timeout(self._ask_again_s):
-                await self._snapshots.send_multipart([SNAPSHOT_REQUEST, number])
+                await self._socket.send_multipart([SNAPSHOT_REQUEST, number])
                 while True:
-                    answered, *frames = await self._snapshots.recv_multipart()
+                    answered, *frames = await self._socket.recv_multipart()
                     if answered == number:
                         return frames
         return None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._snapshots.close(linger=0)
