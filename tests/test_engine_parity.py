@@ -1,7 +1,6 @@
 """Every engine that runs a model does the same, and what Hugging Face does: before, after and during weight updates."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
@@ -22,8 +21,6 @@ pytestmark = [
     # Importing vLLM touches names that torch 2.13 deprecates.
     pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings(r"ignore:`torch\.distributed\.reduce_op` is deprecated:FutureWarning"),
-    # vLLM's shutdown closes its sockets, and leaves their context to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning"),
 ]
 TOLERANCE = 1e-4
 ENGINES = [
@@ -40,9 +37,6 @@ async def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     policy = make_model(case, directory)
     async with make_engine(kind, case, directory) as engine:
         yield Served(kind, case, engine, policy, HfCodec(directory))
-    # pytest keeps the engine; what vLLM left to the collector goes now, while this module's warning filters hold.
-    vars(engine).clear()
-    gc.collect()
 
 
 async def check_parity(served: Served, what: str, num_prompts: int = 50) -> None:

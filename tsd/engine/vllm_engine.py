@@ -53,7 +53,7 @@ class VllmEngine:
         await asyncio.to_thread(import_vllm, self.config.num_threads)
         self._running = await self._start()
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(asyncio.to_thread, stop, self._running.llm)
+            stack.push_async_callback(stop, self._running.llm)
             # A model that vLLM's kernels cannot run fails at its first request only: better now than in a search.
             await self.sample((0,), 1, 1)
             self._stack = stack.pop_all()
@@ -98,7 +98,7 @@ class VllmEngine:
             # A thread cannot be stopped: the start is seen through, so that its processes can be ended.
             await asyncio.wait({starting})
             if starting.exception() is None:
-                await asyncio.to_thread(stop, starting.result().llm)
+                await stop(starting.result().llm)
             raise
 
     async def _generate(

@@ -3,6 +3,7 @@
 Knows nothing about requests and updates; `vllm_engine` makes them.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -110,8 +111,14 @@ def start(
     )
 
 
-def stop(llm: Any) -> None:
+async def stop(llm: Any) -> None:
     """Ends vLLM's processes, and the requests under way with an error."""
+    await asyncio.to_thread(_shut_down, llm)
+    # Its sockets were closed on this loop; their context is left to the garbage collector, which would complain.
+    llm.engine_core.resources.ctx.destroy(linger=0)
+
+
+def _shut_down(llm: Any) -> None:
     # vLLM's output handler takes the end of its processes for a failure, and would print a traceback.
     logger = logging.getLogger("vllm.v1.engine.async_llm")
     level = logger.level
