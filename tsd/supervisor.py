@@ -258,6 +258,7 @@ class Phases:
             "CUDA_VISIBLE_DEVICES": "" if device == CPU else device,
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",  # a log ends with the last thing that happened
+            "TMPDIR": str(self.children.scratch),  # what a killed process leaves there goes with the run
             **(more or {}),
         }
         return await self.children.spawn(name, argv, env, logs / f"{name}.log")

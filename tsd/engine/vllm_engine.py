@@ -6,27 +6,25 @@ A call is one request of vLLM. Knows nothing about trees or text; `vllm_model` p
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 from array import array
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tsd.config import EngineConfig
 from tsd.engine.stops import STOPS
-from tsd.engine.vllm_start import Running, engine_errors, import_vllm, start, stop
+from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start, stop
 from tsd.errors import EngineError, WeightsError
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 NEVER = -1e4
 """Logit bias of the value's column, so that it is not sampled."""
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class VllmEngine:
@@ -51,8 +49,11 @@ class VllmEngine:
     async def __aenter__(self) -> Self:
         # In a call of its own: vLLM keeps the frames of an import that failed, and with them what the thread returned.
         await asyncio.to_thread(import_vllm, self.config.num_threads)
-        self._running = await self._start()
         async with AsyncExitStack() as stack:
+            scratch = TemporaryDirectory(prefix="tsd-vllm-")
+            stack.push_async_callback(asyncio.to_thread, scratch.cleanup)
+            set_scratch(scratch.name)
+            self._running = await self._start()
             stack.push_async_callback(stop, self._running.llm)
             # A model that vLLM's kernels cannot run fails at its first request only: better now than in a search.
             await self.sample((0,), 1, 1)
@@ -165,27 +166,24 @@ class VllmEngine:
             )
 
     async def _apply(self, weights: WeightUpdate) -> None:
-        """Through a file in shared memory. vLLM computes the state of requests under way anew, with the new weights."""
+        """Through a file in memory. vLLM computes the state of requests under way anew, with the new weights."""
         llm = self._running.llm
         async with self._loading:
             with engine_errors("vLLM does not take new weights"):
-                path = await asyncio.to_thread(_write, weights)
-                try:
+                async with AsyncExitStack() as stack:
+                    path = await asyncio.to_thread(stack.enter_context, _in_memory(weights))
                     await llm.pause_generation(mode="keep", clear_cache=True)
                     try:
-                        await llm.collective_rpc("load_tsd_weights", args=(str(path),))
+                        await llm.collective_rpc("load_tsd_weights", args=(path,))
                         self.version = weights.version
                     finally:
                         await llm.resume_generation()
-                finally:
-                    await asyncio.to_thread(path.unlink)
 
 
-def _write(weights: WeightUpdate) -> Path:
-    """Into memory where the weights fit there, since a container's shared memory may be small; else onto the disk."""
-    num_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
-    fits = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * num_bytes
-    file, path = tempfile.mkstemp(prefix="tsd-weights-", suffix=".safetensors", dir=SHARED_MEMORY if fits else None)
-    os.close(file)
-    save_file(weights.tensors, path)
-    return Path(path)
+@contextmanager
+def _in_memory(weights: WeightUpdate) -> Iterator[str]:
+    """A safetensors file that vLLM's processes can read. It has no name, so no death of a process leaves it behind."""
+    with open(os.memfd_create("tsd-weights"), "wb") as file:
+        file.write(save(weights.tensors))
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"

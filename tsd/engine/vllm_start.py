@@ -72,6 +72,11 @@ def set_environment(num_threads: int) -> None:
         os.environ.setdefault(name, value)
 
 
+def set_scratch(directory: str) -> None:
+    """Where the next vLLM puts its sockets, which it leaves behind."""
+    os.environ["VLLM_RPC_BASE_PATH"] = directory
+
+
 @contextmanager
 def engine_errors(doing: str) -> Iterator[None]:
     """Turns whatever vLLM raises into one line. Its processes have written the rest to stderr."""
