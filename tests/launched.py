@@ -36,7 +36,7 @@ def evaluate():
 
 def train():
     crashes = run_dir / "trainer-crashes"
-    if crashes.exists() and number < int(crashes.read_text()):
+    if crashes.exists() and name == "trainer-0" and number < int(crashes.read_text()):
         checkpoint(number + 1, False)
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGTERM, lambda *_: (checkpoint(3, False), sys.exit(0)))
