@@ -8,38 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.rows import update_row
 from tsd.observe.dashboard import Board, main, plain_line, render
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row
 from tsd.observe.state import RunState
 
 START = 1_700_000_000.0
-
-
-def _update(number: int, time_s: float, **fields: float) -> UpdateRow:
-    return UpdateRow(
-        time_s=time_s,
-        update=number,
-        num_updates=200,
-        version=number // 8,
-        loss=0.1234,
-        policy_loss=-0.0123,
-        value_loss=0.111,
-        kl=0.00123,
-        entropy=1.23,
-        grad_norm=0.0999,
-        ratio_mean=1.002,
-        logprob_gap=None,
-        reward_mean=-0.2 + number / 200,
-        exact_share=fields.get("exact_share", number / 200),
-        age_mean=0.4,
-        num_trajectories=32 * number,
-        generated_tokens=10_000 * number,
-        num_refused={"stale": 3, "invalid": 1},
-        tokens_per_s=12_345.0,
-        wait_s=0.3,
-        elapsed_s=5.0 * number,
-    )
 
 
 def _generator(index: int, time_s: float) -> GeneratorRow:
@@ -78,7 +53,7 @@ def _busy_run(num_generators: int, num_updates: int) -> list[Row]:
     rows: list[Row] = [_event("launched: a run", START), _event("evaluation before", START)]
     rows += [_evaluation("before", 400, START + 40), _event("training, to update 200", START + 41)]
     rows += [_generator(index, START + 50) for index in range(num_generators)]
-    rows += [_update(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
+    rows += [update_row(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
     rows += [_event("checkpoint of a very long name " * 9, START + 700, "trainer-0") for _ in range(60)]
     return rows
 
@@ -158,13 +133,13 @@ def test_pauses_between_launches_are_not_run_time() -> None:
 
 
 def test_updates_made_again_after_a_resume_replace_the_lost_ones() -> None:
-    state = _absorbed([_update(number, number) for number in (1, 2, 3, 4)])
-    state.absorb(_update(3, 10, exact_share=0.9))
+    state = _absorbed([update_row(number, number) for number in (1, 2, 3, 4)])
+    state.absorb(update_row(3, 10, exact_share=0.9))
     assert [(row.update, row.exact_share) for row in state.updates] == [(1, 0.005), (2, 0.01), (3, 0.9)]
 
 
 def test_rows_become_plain_lines() -> None:
-    line = plain_line(_update(12, START))
+    line = plain_line(update_row(12, START))
     assert line is not None
     assert "update 12/200: solved 6.0%, reward -0.140, loss 0.1234" in line
     assert "evaluation before: 20/400 problems, mean@16 15.9%" in (plain_line(_evaluation("before", 20, START)) or "")

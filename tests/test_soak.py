@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.rows import update_row
 from tests.trajectories import make_trajectory
 from tsd.audit import audit
 from tsd.books import USED_FILE, balance
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.observe.metrics import MetricsWriter, WeightsRow
+from tsd.observe.metrics import EventRow, MetricsWriter, WeightsRow
 from tsd.transport.spool import SPOOL, Lane
 
 
@@ -57,3 +58,16 @@ def test_an_audit_sees_what_is_lost_used_twice_or_not_the_trainers(tmp_path: Pat
     assert found.books.lost == 1
     assert (found.num_lost, found.num_used_twice, found.num_wrong_weights, found.num_syncs) == (2, 1, 1, 2)
     assert not found.is_clean
+
+
+def test_an_audit_tells_how_soon_a_dead_generator_is_learned_from_again(tmp_path: Path) -> None:
+    before, after, other = ("0-" + f"{born_s * 10**9:x}" for born_s in (90, 103, 104))
+    state = TrainState(update=3, num_trajectories=3, consumed={})
+    a_run(tmp_path, [[f"{before}-0"], [f"1-{other[2:]}-0"], [f"{after}-0"]], state)
+    death = "generator-0 ended with signal SIGKILL; its log is empty; starting it again in 1 s"
+    with MetricsWriter(tmp_path) as metrics:
+        for number, time_s in enumerate((99.0, 105.0, 108.5)):
+            metrics.write(update_row(number + 1, time_s))
+        metrics.write(EventRow(time_s=100.0, source="launcher", text=death))
+    found = audit(tmp_path, seed=0, seconds=1.0, faults={}, num_hangs=0, leftovers=())
+    assert (found.back_s, found.updates_meanwhile) == (8.5, 1)

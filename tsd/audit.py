@@ -3,15 +3,20 @@
 Knows nothing about what happened to the run.
 """
 
+import math
+import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
 from tsd.books import USED_FILE, Books, balance
 from tsd.errors import CheckpointError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
-from tsd.observe.metrics import EventRow, MetricsReader, WeightsRow
+from tsd.observe.metrics import EventRow, MetricsReader, Row, UpdateRow, WeightsRow
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +32,10 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """Weights applied by generators."""
     num_restarts: int
     """Of generators and trainers, by the launcher."""
+    back_s: float | None
+    """Median, from a generator's death until an update learns from its next life; None where none died."""
+    updates_meanwhile: float | None
+    """Median of the updates made from the others in that time."""
     num_lost: int
     num_used_twice: int
     num_wrong_weights: int
@@ -57,6 +66,7 @@ def audit(
     weights = [row for row in rows if isinstance(row, WeightsRow)]
     published = {(row.version, row.checksum) for row in weights if row.source == "trainer-0"}
     applied = [(row.version, row.checksum) for row in weights if row.source != "trainer-0"]
+    returned = comebacks(run_dir, rows)
     partial = [str(path) for path in checkpoints_dir(run_dir).glob("*.partial")]
     return Audit(
         seed=seed,
@@ -66,6 +76,8 @@ def audit(
         num_updates=state.update,
         num_syncs=len(applied),
         num_restarts=sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow)),
+        back_s=round(median(seconds for seconds, _ in returned), 2) if returned else None,
+        updates_meanwhile=median(count for _, count in returned) if returned else None,
         num_lost=abs(books.lost) + abs(len(times_used) - state.num_trajectories),
         num_used_twice=sum(count > 1 for count in times_used.values()),
         num_wrong_weights=sum(one not in published for one in applied),
@@ -76,11 +88,35 @@ def audit(
 
 def used(run_dir: Path, state: TrainState) -> list[str]:
     """Ids in the surviving history: an update made again after a restart counts as it was made last."""
-    history: dict[int, list[str]] = {}
-    for line in (run_dir / USED_FILE).read_bytes().splitlines():
-        try:
-            one = msgspec.json.decode(line, type=_Used)
-        except msgspec.DecodeError:
-            continue  # cut short by a kill: that update is made again
-        history[one.update] = one.ids
+    history = {one.update: one.ids for one in _updates(run_dir)}
     return [name for update, ids in history.items() if update <= state.update for name in ids]
+
+
+def comebacks(run_dir: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
+    """Of each generator that died: seconds until an update used what its next life made, and updates made till then."""
+    made = {row.update: row.time_s for row in rows if isinstance(row, UpdateRow)}
+    first_used: dict[str, float] = {}
+    for one in _updates(run_dir):
+        for name in one.ids:
+            first_used.setdefault(name.rpartition("-")[0], made.get(one.update, math.inf))
+    found = []
+    for row in rows:
+        death = re.match(r"generator-(\d+) ended with", row.text) if isinstance(row, EventRow) else None
+        after = [first_used[sender] for sender in first_used if death and _is_life(sender, death[1], row.time_s)]
+        if after and (back := min(after)) < math.inf:
+            found.append((back - row.time_s, sum(row.time_s < time_s < back for time_s in made.values())))
+    return found
+
+
+def _is_life(sender: str, index: str, since_s: float) -> bool:
+    """Whether a sender is that generator, born after that time."""
+    of, _, born_ns = sender.partition("-")
+    return of == index and int(born_ns, 16) > since_s * 1e9
+
+
+def _updates(run_dir: Path) -> Iterator[_Used]:
+    """In the order they were made."""
+    for line in (run_dir / USED_FILE).read_bytes().splitlines():
+        # One cut short by a kill is no update: it is made again.
+        with suppress(msgspec.DecodeError):
+            yield msgspec.json.decode(line, type=_Used)

@@ -179,13 +179,20 @@ def describe_audit(found: Audit) -> str:
     return "\n".join(
         (
             f"{sum(found.faults.values())} faults in {found.seconds:.0f} s, seed {found.seed}: {faults}",
-            f"{found.num_updates} updates, {found.num_syncs} weights applied, {found.num_restarts} restarts",
+            f"{found.num_updates} updates, {found.num_syncs} weights applied, {found.num_restarts} restarts"
+            f"{_comeback(found)}",
             f"books: {found.books.report()}",
             f"lost {found.num_lost}, used twice {found.num_used_twice}, wrong weights {found.num_wrong_weights}, "
             f"hangs {found.num_hangs}, left over {len(found.leftovers)} {' '.join(found.leftovers)}",
             "clean" if found.is_clean else "NOT clean",
         )
     )
+
+
+def _comeback(found: Audit) -> str:
+    if found.back_s is None:
+        return ""
+    return f"; a dead generator is learned from again after {found.back_s} s, {found.updates_meanwhile} updates later"
 
 
 def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threads: int) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """A long run under faults drawn from a seed, then an audit of what is left: `tsd soak`.
 
 Processes are killed and frozen, the launcher too, which is then resumed; the sockets get noise, damaged, repeated and
-early frames. Afterwards: every trajectory is in one update of the surviving history or refused with a reason, every
-generator's weights were the trainer's, the last checkpoint loads, and nothing of the run is left running or lying
-about.
+early frames; the trainer's disk is full; the clock of all files jumps. Afterwards: every trajectory is in one update of
+the surviving history or refused with a reason, every generator's weights were the trainer's, the last checkpoint loads,
+and nothing of the run is left running or lying about.
 
 Goes about a run from outside, through its files, processes and sockets; knows nothing about how they recover.
 """
@@ -11,6 +11,7 @@ Goes about a run from outside, through its files, processes and sockets; knows n
 import asyncio
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ import zmq
 import zmq.asyncio
 
 from tsd.audit import Audit, audit
+from tsd.child import BEATS
 from tsd.errors import TsdError
 from tsd.guardian import is_running, send
 from tsd.observe.metrics import MetricsReader, UpdateRow
@@ -83,7 +85,7 @@ class Soak:
                 if await FAULTS[fault][1](self, launcher):
                     self.faults[fault] += 1
                     self.report(f"{fault} ({sum(self.faults.values())})")
-                if launcher.returncode is not None and fault == "launcher killed":
+                if launcher.returncode is not None and fault in ("launcher killed", "disk full"):
                     launcher = await self.launch()
                 await self.alive(launcher)
         finally:
@@ -174,6 +176,22 @@ class Soak:
         await launcher.wait()
         return True
 
+    async def fill_disk(self, launcher: asyncio.subprocess.Process) -> bool:
+        """Lets the trainer write nothing more, until it has ended the run for it."""
+        for pid in self.processes("trainer"):
+            _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        async with asyncio.timeout(PATIENCE_S):
+            await launcher.wait()
+        return True
+
+    async def jump_clock(self, seconds: float) -> bool:
+        """Files are suddenly that much older or newer, as they are to who looks at them after such a jump."""
+        for path in (self.run_dir / BEATS).iterdir():
+            when = path.stat().st_mtime + seconds
+            os.utime(path, (when, when))
+        return True
+
     async def send_frames(self, make: Callable[[list[bytes], random.Random], list[bytes]]) -> bool:
         """To the trainer, as a generator would."""
         sockets = self.sockets()
@@ -225,6 +243,9 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "trainer frozen": (1, lambda soak, launcher: soak.freeze("trainer", 6)),
     "generator delayed": (2, lambda soak, launcher: soak.freeze("generator", 1)),
     "trainer delayed": (2, lambda soak, launcher: soak.freeze("trainer", 1)),
+    "disk full": (1, lambda soak, launcher: soak.fill_disk(launcher)),
+    "clock put forward": (1, lambda soak, launcher: soak.jump_clock(86_400)),
+    "clock put back": (1, lambda soak, launcher: soak.jump_clock(-86_400)),
     "noise sent": (2, lambda soak, launcher: soak.send_frames(noise)),
     "damaged frames sent": (2, lambda soak, launcher: soak.send_frames(damaged)),
     "frames repeated and reordered": (2, lambda soak, launcher: soak.send_frames(repeated)),
