@@ -22,6 +22,8 @@ class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The task, by its registered name."""
     num_numbers: tuple[Annotated[int, Meta(ge=2, le=6)], ...] = (4,)
     """Countdown: how many numbers a generated problem has; drawn evenly from these."""
+    rare: bool = False
+    """Countdown: targets that few ways lead to, distributed as the published ones are, instead of random games'."""
     style: Literal["chat", "compact"] = "compact"
     """How the prompt is worded: for a chat model, or in the tiny model's compact form."""
     num_train: Count = 20_000
@@ -116,6 +118,12 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What an agent does at a node that another is expanding: wait and go on below it, or start again from the root."""
     min_max_q: bool = False
     """Scale Q to the range of values that the tree has seen."""
+    rollout: bool = False
+    """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
+    widen_scale: Positive = 1.0
+    """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
+    widen_power: Share = 0.5
+    """1 samples whole paths alone, as without search."""
     root: Literal["puct", "gumbel"] = "puct"
     """How the root chooses: pUCT, or Gumbel noise with sequential halving of the budget."""
     root_noise: Share = 0.0
@@ -144,6 +152,9 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Send the steps that search came to, as one trajectory, instead of paths."""
     min_visits: Count = 4
     """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
+    step_reward: Literal["mean", "best", "solved"] = "mean"
+    """R of a step in whole trees: the mean or the best reward of the ends below it, or the mean unless one of them
+    solves the problem."""
     others: Literal["even", "best"] = "even"
     """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
@@ -176,12 +187,15 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
     ratio_mask: NotNegative = 0.0
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
-    advantage: Literal["auto", "value", "group", "sibling"] = "auto"
+    visit_power: Share = 0.5
+    advantage: Literal["auto", "value", "group", "sibling", "tree"] = "auto"
     """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
     for whole trees, R of its step less the mean over the steps that follow the same one. `auto` takes `sibling` for
     whole trees, `group` for the method `cispo` and else `value`."""
     tree_value_share: Share = 0.0
     """R of a step: this share of the tree's Q, and for the rest the mean reward of the ends below it."""
+    scale_advantages: bool = False
+    """Divide the advantages of a tree's steps by their standard deviation, as those of a group are."""
     c_policy: NotNegative = 1.0
     """Weight of the policy loss."""
     c_value: NotNegative = 1.0
@@ -222,6 +236,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
     """AdamW's."""
+    value_learning_rate: Positive = 5e-5
+    """AdamW's for the value head."""
     warmup_updates: Whole = 0
     """Updates over which it rises to that."""
     decay: Literal["constant", "linear", "cosine"] = "constant"

@@ -78,8 +78,13 @@ class PolicyLearner:
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
-        learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
+        head = list(self.policy.value_head.parameters())
+        trunk = [p for p in self.policy.parameters() if p.requires_grad and all(p is not one for one in head)]
+        parts = [
+            {"params": trunk, "lr": train.learning_rate, "full_lr": train.learning_rate},
+            {"params": head, "lr": train.value_learning_rate, "full_lr": train.value_learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(parts, weight_decay=train.weight_decay)
         self.probed = -PROBE_EVERY
         """The update before which a copy was last kept."""
         self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
@@ -101,7 +106,7 @@ class PolicyLearner:
             self.probed = number
         self.probe.measure(rows)
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate(train, number)
+            parameters["lr"] = parameters["full_lr"] * schedule(train, number)
         stats = None
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.model.dtype == "bfloat16"):
             anchors: Sequence[Tensor | None] = [None] * len(batches)
@@ -159,16 +164,17 @@ def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
     return policy
 
 
-def learning_rate(train: TrainConfig, number: int) -> float:
-    """Of the update of that number, from 0: up to full over the warm-up, then as `decay` says, to 0 at the end."""
-    full = train.learning_rate * min(1.0, (number + 1) / (train.warmup_updates + 1))
+def schedule(train: TrainConfig, number: int) -> float:
+    """The share of the learning rate in the update of that number, from 0: up to 1 over the warm-up, then as `decay`
+    says, to 0 at the end."""
+    risen = min(1.0, (number + 1) / (train.warmup_updates + 1))
     left = 1 - number / train.num_updates
     if train.decay == "constant":
-        return full
+        return risen
     if train.decay == "linear":
-        return full * left
+        return risen * left
     if train.decay == "cosine":
-        return full * (1 - math.cos(math.pi * left)) / 2
+        return risen * (1 - math.cos(math.pi * left)) / 2
     assert_never(train.decay)
 
 

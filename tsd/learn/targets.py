@@ -11,6 +11,8 @@ from tsd.config import LossConfig
 from tsd.types import FIRST, Trajectory
 
 Array = np.ndarray
+MIN_STD = 0.05
+"""Added to the standard deviation of advantages, so that a tree whose steps are all alike stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,14 @@ def targets(trajectory: Trajectory, group_advantage: float, config: LossConfig) 
     value_returns[np.cumsum(lengths) - lengths] = returns[parents]  # before a step: V of the state it starts from
     if config.advantage == "group":
         advantages = np.full(len(step_of), group_advantage, np.float32)
+    elif config.advantage == "tree":
+        advantages = tree_advantages(returns, parents, trajectory.visits, config.visit_power)[step_of]
+        if config.scale_advantages:
+            advantages /= np.sqrt((advantages**2).mean()) + MIN_STD
     elif config.advantage == "sibling":
         advantages = sibling_advantages(returns[:-1], parents)[step_of]
+        if config.scale_advantages:
+            advantages /= np.sqrt((advantages**2).mean()) + MIN_STD
     else:
         advantages = np.zeros(len(step_of), np.float32)
     shares = visit_shares(trajectory.visits, parents)[step_of]
@@ -60,6 +68,16 @@ def sibling_advantages(returns: Array, parents: Array) -> Array:
     count, total = np.bincount(place), np.bincount(place, weights=returns)
     means: Array = total / np.maximum(count, 1)
     return np.asarray(returns - means[place], np.float32)
+
+
+def tree_advantages(returns: Array, parents: Array, visits: Array, visit_power: float) -> Array:
+    """float32 [num_steps]: a step's return less that of the state it starts from, and less the prompt's.
+
+    TreeRL's local and global advantage (Hou et al., 2025), times visits ** visit_power: with 1 a step counts as often
+    as paths came by it, as it would if they were separate samples.
+    """
+    own = returns[:-1]
+    return np.asarray((2 * own - returns[parents] - returns[-1]) * np.maximum(visits, 1) ** visit_power, np.float32)
 
 
 def visit_shares(visits: Array, parents: Array) -> Array:

@@ -7,7 +7,7 @@ node; whoever expands wakes those who wait, also when the call fails or is cance
 import asyncio
 
 from tsd.protocols import Engine
-from tsd.search.node import Status
+from tsd.search.node import Node, Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
 
@@ -17,9 +17,10 @@ MAX_RESELECTIONS = 4
 
 async def search(tree: Tree, engine: Engine) -> None:
     """Simulations until the tree is done."""
+    run = simulate_to_end if tree.config.rollout else simulate
     while tree.begin():
         num_expansions = tree.num_expansions
-        await simulate(tree, engine)
+        await run(tree, engine)
         if tree.num_expansions == num_expansions:
             # A simulation that met only ended nodes awaited nothing; the loop must still turn.
             await asyncio.sleep(0)
@@ -64,3 +65,34 @@ async def simulate(tree: Tree, engine: Engine) -> None:
     finally:
         for path in paths:
             tree.unmark(path)
+
+
+async def simulate_to_end(tree: Tree, engine: Engine) -> None:
+    """One simulation under `rollout`: down the tree and, where a state is due for it, along a new sample, to an end.
+
+    The end's reward is what is backed up. Nobody waits: a state may be sampled by several agents at once.
+    """
+    path = tree.enter()
+    try:
+        while (node := descend(tree, path)).status is Status.OPEN:
+            child = await _sample(tree, engine, node, path)
+            child.passed += 1
+            path.append(child)
+        tree.backup(path, node.end_value)
+        path = []
+    finally:
+        tree.unmark(path)
+
+
+async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> Node:
+    """One more step from a node; the child that it is."""
+    max_tokens = min(tree.config.max_step_tokens, tree.room(node))
+    node.num_sampled += 1
+    try:
+        expansion = await engine.expand(tree.tokens(path), 1, max_tokens)
+    except BaseException:
+        node.num_sampled -= 1
+        raise
+    tree.expand(node, expansion)
+    tokens = expansion.steps[0].tokens
+    return next(child for child in node.children if child.step and child.step.tokens == tokens)

@@ -42,6 +42,8 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """P among its siblings; they sum to 1."""
     num_drawn: int = 1
     """Samples that were this step."""
+    num_sampled: int = 0
+    """Samples drawn from here, those under way included. Counted under `rollout` alone."""
     status: Status = Status.OPEN
     grade: Grade | None = None
     """Of a terminal node."""

@@ -37,6 +37,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grade: Grade | None = None
     prior: float = 1.0
     num_drawn: int = 1
+    num_sampled: int = 0
     visits: int = 0
     value_sum: float = 0.0
     q: float = 0.0
@@ -98,6 +99,7 @@ def _node_record(
         grade=node.grade,
         prior=node.prior,
         num_drawn=node.num_drawn,
+        num_sampled=node.num_sampled,
         visits=node.visits,
         value_sum=node.value_sum,
         q=node.q,
@@ -155,7 +157,7 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
         step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
         node = Node(ref(parent), step, parent.depth + 1, parent.num_path_tokens + len(saved.tokens), saved.born)
         parent.children = [*parent.children, node]
-    for name in ("status", "grade", "prior", "num_drawn", "visits", "value_sum", "value"):
+    for name in ("status", "grade", "prior", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
     node.passed = saved.visits
     node.mean = saved.q if saved.visits or saved.state is not None else None

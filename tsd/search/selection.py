@@ -24,8 +24,11 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     # With Q in units of a range, exploration counts for as much more as the range is wide.
     c, scale, reduction, log_schedule = config.c_puct, tree.q_range, config.fpu_reduction, config.c_puct_base > 0
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
+    rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
     node = path[-1]
     while (children := node.children) and not node.spent:
+        if rollout and node.num_sampled < scale_n * node.passed**power:
+            break
         best = children[0]
         if len(children) == 1:
             if tree.widens(node):
@@ -34,7 +37,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
             best = gumbel.choose(node)
         else:
             # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
-            total = node.passed - 2
+            total = node.passed - (1 if rollout else 2)
             weight = scale * sqrt(total if total > 1 else 1)
             weight *= exploration(total, config) if log_schedule else c
             first_play = (node.mean or 0.0) - reduction

@@ -289,7 +289,8 @@ class Tree:
             for child in node.children:
                 if not child.closed:
                     return
-            if self.config.widen != "never" and any(child.num_drawn == 1 for child in node.children):
+            widens = self.config.rollout or self.config.widen != "never"
+            if widens and any(child.num_drawn == 1 for child in node.children):
                 node.spent = True
                 return
             node.closed = True

@@ -8,5 +8,5 @@ from tsd.tasks.countdown import Countdown
 def make_task(config: TaskConfig) -> Task:
     """The task a configuration names. Raises ValueError for an unknown name."""
     if config.name == "countdown":
-        return Countdown(config.num_numbers)
+        return Countdown(config.num_numbers, rare=config.rare)
     raise ValueError(f"task.name: expected countdown, found {config.name!r}")

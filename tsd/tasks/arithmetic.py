@@ -2,8 +2,10 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 OPERATORS = "+-*/"
 
@@ -94,3 +96,17 @@ def random_game(numbers: tuple[int, ...], rng: random.Random) -> tuple[Move, ...
         played.append(move)
         table = move.table
     return tuple(played)
+
+
+@lru_cache(maxsize=20_000)
+def ways(numbers: tuple[int, ...]) -> Counter[int]:
+    """Every result of all of the numbers, which are sorted, and in how many ways of moving it comes about."""
+    if len(numbers) == 1:
+        return Counter(numbers)
+    found: Counter[int] = Counter()
+    for i, j in itertools.combinations(range(len(numbers)), 2):
+        rest = [number for k, number in enumerate(numbers) if k not in (i, j)]
+        for result in {apply(numbers[j], operator, numbers[i]) for operator in OPERATORS}:
+            if result is not None:
+                found.update(ways(tuple(sorted([*rest, result]))))
+    return found

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from tsd.protocols import PromptStyle, Split
-from tsd.tasks.arithmetic import Move, apply, random_game
+from tsd.tasks.arithmetic import Move, apply, random_game, ways
 from tsd.tasks.expression import evaluate
 from tsd.types import Grade, Position, Problem
 
@@ -33,6 +33,8 @@ NEAREST_MISS_REWARD = 0.2
 
 PLAIN = re.compile(r"\s*([0-9]{1,9}(?:[ ,]+[0-9]{1,9}){0,8})\s*=\s*(-?[0-9]{1,9})\s*")
 """A problem as people type it: `5 13 5 9 = 31`."""
+Key = tuple[tuple[int, ...], int]
+"""What makes a problem: its numbers, sorted, and its target."""
 NUMBER = "([0-9]{1,9})"
 STEP = re.compile(
     rf"<step>\s*{NUMBER}\s*([-+*/])\s*{NUMBER}\s*=\s*{NUMBER}\s*(?:\||,\s*left:)\s*"
@@ -73,8 +75,8 @@ class Countdown:
 
     name = "countdown"
 
-    def __init__(self, num_numbers: tuple[int, ...] = (4,)) -> None:
-        self.num_numbers = num_numbers
+    def __init__(self, num_numbers: tuple[int, ...] = (4,), *, rare: bool = False) -> None:
+        self.num_numbers, self.rare = num_numbers, rare
 
     def parse(self, line: str) -> Problem:
         plain = PLAIN.fullmatch(line)
@@ -89,30 +91,43 @@ class Countdown:
         return make_problem(asked.input, asked.target)
 
     def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
-        for problem, _ in self.games(split, count, seed):
-            yield problem
+        if not self.rare:
+            for problem, _ in self.games(split, count, seed):
+                yield problem
+            return
+        rng, seen = random.Random(f"{split} {seed}"), set[Key]()
+        for numbers in self._draws(rng, seen, split, count):
+            if self._is_new(key := (tuple(sorted(numbers)), rare_target(numbers, rng)), seen, split):
+                yield make_problem(numbers, key[1])
 
     def games(self, split: Split, count: int, seed: int) -> Iterator[tuple[Problem, tuple[Move, ...]]]:
         """Distinct problems of a split, each with the random game that made it, which solves it."""
-        rng = random.Random(f"{split} {seed}")
-        seen: set[tuple[tuple[int, ...], int]] = set()
-        num_draws_since_new = 0
+        rng, seen = random.Random(f"{split} {seed}"), set[Key]()
+        for numbers in self._draws(rng, seen, split, count):
+            game = random_game(numbers, rng)
+            if game is None or not _wanted(game[-1].result.value, rng):
+                continue
+            if self._is_new(key := (tuple(sorted(numbers)), game[-1].result.value), seen, split):
+                yield make_problem(numbers, key[1]), game
+
+    def _draws(self, rng: random.Random, seen: set[Key], split: Split, count: int) -> Iterator[tuple[int, ...]]:
+        """Numbers, until `count` problems were found in them. Raises ValueError where no new one comes up any more."""
+        num_draws_since_new = num_seen = 0
         while len(seen) < count:
-            num_draws_since_new += 1
+            num_draws_since_new = num_draws_since_new + 1 if len(seen) == num_seen else 0
+            num_seen = len(seen)
             if num_draws_since_new > MAX_DRAWS:
                 raise ValueError(
                     f"there are about {len(seen)} {split} problems of {self.num_numbers} numbers, not {count}"
                 )
-            numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(self.num_numbers)))
-            game = random_game(numbers, rng)
-            if game is None or not _wanted(game[-1].result.value, rng):
-                continue
-            key = (tuple(sorted(numbers)), game[-1].result.value)
-            if key in seen or not _in_split(key, split):
-                continue
-            seen.add(key)
-            num_draws_since_new = 0
-            yield make_problem(numbers, key[1]), game
+            yield tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(self.num_numbers)))
+
+    def _is_new(self, key: Key, seen: set[Key], split: Split) -> bool:
+        """Whether it is the split's, and was not there before; it is then noted."""
+        if key in seen or not _in_split(key, split):
+            return False
+        seen.add(key)
+        return True
 
     def prompt(self, problem: Problem, style: PromptStyle) -> str:
         asked = question(problem)
@@ -170,6 +185,16 @@ def _played(table: Counter[int], left: int, operator: str, right: int) -> Counte
     return None if result is None or not used <= table else table - used + Counter((result,))
 
 
+def rare_target(numbers: tuple[int, ...], rng: random.Random) -> int:
+    """One that can be reached in few ways: p(t) ~ ways(t) ** -2 * (1 + t / 40) ** -1.5.
+
+    The numbers are those, of a few tried, under which the 820 published problems are likeliest.
+    """
+    found = [(target, count) for target, count in ways(tuple(sorted(numbers))).items() if target > 0]
+    weights = [count**-2 * (1 + target / 40) ** -1.5 for target, count in found]
+    return rng.choices(found, weights)[0][0]
+
+
 def _wanted(target: int, rng: random.Random) -> bool:
     """Whether a game that ends there becomes a problem."""
     return 1 <= target <= COMMON_TARGET or (
@@ -177,7 +202,7 @@ def _wanted(target: int, rng: random.Random) -> bool:
     )
 
 
-def _in_split(key: tuple[tuple[int, ...], int], split: Split) -> bool:
+def _in_split(key: Key, split: Split) -> bool:
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100 in SPLIT_PERCENT[split]
 
