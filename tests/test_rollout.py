@@ -76,4 +76,3 @@ async def test_a_cancelled_search_leaves_no_count_behind() -> None:
         for node in tree.root.walk():
             assert node.in_flight == 0
             assert node.num_sampled == sum(child.num_drawn for child in node.children)
-

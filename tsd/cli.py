@@ -304,6 +304,7 @@ def data(
     train: Annotated[int, typer.Option(min=1, help="Problems in train.jsonl.")] = 20_000,
     validation: Annotated[int, typer.Option(min=1, help="Problems in validation.jsonl.")] = 820,
     heldout: Annotated[int, typer.Option(min=1, help="Problems in heldout.jsonl.")] = 820,
+    rare: Annotated[bool, typer.Option("--rare", help="Targets as hard to reach as the published ones.")] = False,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
@@ -315,12 +316,14 @@ def data(
 
     - `tsd data --out problems`
 
+    - `tsd data --out problems --rare`
+
     - `tsd data --out problems --numbers 3,4 --heldout 200 --force`
     """
     from tsd.commands import counts, write_problems
 
-    numbers_of = counts("--numbers", numbers)
-    for line in write_problems(out, numbers_of, train, validation, heldout, seed=seed, force=force):
+    sizes = {"train": train, "validation": validation, "heldout": heldout}
+    for line in write_problems(out, counts("--numbers", numbers), sizes, rare=rare, seed=seed, force=force):
         print(line)
 
 

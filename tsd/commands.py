@@ -3,11 +3,11 @@
 Imported by a command when it runs, since it brings in torch. Knows nothing about option parsing or about runs.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgspec
 import uvloop
@@ -207,15 +207,14 @@ def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threa
 
 
 def write_problems(
-    directory: Path, numbers: Sequence[int], train: int, validation: int, heldout: int, *, seed: int, force: bool
+    directory: Path, numbers: Sequence[int], sizes: Mapping[str, int], *, rare: bool, seed: int, force: bool
 ) -> Iterator[str]:
     """`tsd data`: a line on each file written. Raises ValueError, with nothing written, for what cannot be."""
-    sizes: dict[Split, int] = {"train": train, "validation": validation, "heldout": heldout}
-    paths: dict[Split, Path] = {split: directory / f"{split}.jsonl" for split in sizes}
+    paths: dict[Split, Path] = {split: directory / f"{split}.jsonl" for split in get_args(Split)}
     if not force and (there := [str(path) for path in paths.values() if path.exists()]):
         raise ValueError(f"{', '.join(there)} exist already; --force overwrites")
-    task = make_task(load_config(None, [setting("task.num_numbers", numbers)]).task)
-    problems = {split: list(task.problems(split, count, seed)) for split, count in sizes.items()}
+    task = make_task(load_config(None, [setting("task.num_numbers", numbers), setting("task.rare", rare)]).task)
+    problems = {split: list(task.problems(split, sizes[split], seed)) for split in paths}
     directory.mkdir(parents=True, exist_ok=True)
     for split, path in paths.items():
         path.write_text("".join(f"{problem.text}\n" for problem in problems[split]), encoding="utf-8")
