@@ -57,7 +57,7 @@ async def take(box: Inbox, count: int) -> list[str]:
 
 
 async def test_trajectories_arrive_whole_and_in_order(context: zmq.asyncio.Context, addresses: Addresses) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own) as sender, inbox(context, addresses) as receiver:
         sender.heard(progress(receiver))
         await sender.put([trajectory(group=f"g{i}") for i in range(70)], PATIENCE_S)
@@ -74,7 +74,7 @@ def received(one: Trajectory | Refused) -> Trajectory:
 async def test_nothing_is_sent_before_the_trainer_has_said_where_it_is(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own) as sender, inbox(context, addresses, {"0-a": 2}) as receiver:
         await sender.put([trajectory() for _ in range(4)], PATIENCE_S)
         with pytest.raises(TransportError, match=r"trainer waits for trajectories: none for 0\.05 s"):
@@ -86,7 +86,7 @@ async def test_nothing_is_sent_before_the_trainer_has_said_where_it_is(
 async def test_a_trainer_started_again_gets_what_its_checkpoint_does_not_hold(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own) as sender:
         with inbox(context, addresses) as first:
             sender.heard(progress(first))
@@ -107,7 +107,7 @@ async def test_a_trainer_started_again_gets_what_its_checkpoint_does_not_hold(
 async def test_what_a_waiting_trainer_does_not_get_is_sent_again(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own) as sender, inbox(context, addresses) as receiver:
         sender.heard(progress(receiver))
         await sender.put([trajectory() for _ in range(3)], PATIENCE_S)
@@ -127,31 +127,31 @@ async def test_what_a_killed_generator_had_finished_is_sent_by_the_next_one(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
     with inbox(context, addresses) as receiver:
-        with outbox(context, addresses, Lane(addresses.directory, "1-a")) as killed:
+        with outbox(context, addresses, Lane(Path(addresses.base), "1-a")) as killed:
             await killed.put([trajectory() for _ in range(40)], PATIENCE_S)
 
         def look() -> tuple[list[Lane], list[Lane]]:
-            with (addresses.directory / "1-a.00000001").open("ab") as file:
+            with (Path(addresses.base) / "1-a.00000001").open("ab") as file:
                 file.write(b"half a frame")
-            return leftovers(addresses.directory, 0, 2), leftovers(addresses.directory, 1, 2)
+            return leftovers(Path(addresses.base), 0, 2), leftovers(Path(addresses.base), 1, 2)
 
         nothing, left = await asyncio.to_thread(look)
         assert nothing == []
         assert [(lane.sender, lane.num_saved, lane.num_appended) for lane in left] == [("1-a", 0, 40)]
-        with outbox(context, addresses, Lane(addresses.directory, "1-b"), left) as born:
+        with outbox(context, addresses, Lane(Path(addresses.base), "1-b"), left) as born:
             await born.put([trajectory()], PATIENCE_S)
             born.heard(progress(receiver))
             assert await take(receiver, 41) == [*(f"1-a-{serial}" for serial in range(40)), "1-b-0"]
             born.heard(progress(receiver, saved={"1-a": 40}))
             await asyncio.to_thread(until, lambda: left[0].num_saved == 40, "what is saved to be let go of", PATIENCE_S)
-    names = await asyncio.to_thread(lambda: [path.name for path in addresses.directory.glob("1-*")])
+    names = await asyncio.to_thread(lambda: [path.name for path in Path(addresses.base).glob("1-*")])
     assert names == ["1-b.00000000"]
 
 
 async def test_what_is_damaged_on_the_way_is_dropped_and_sent_again_when_asked(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
 
     def fill() -> list[bytes]:
         for serial in range(6):
@@ -204,7 +204,7 @@ async def test_what_is_damaged_on_the_way_is_dropped_and_sent_again_when_asked(
 async def test_what_no_engine_gives_is_refused_and_the_next_one_arrives(
     context: zmq.asyncio.Context, addresses: Addresses, changes: dict[str, Any], message: str
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own) as sender, inbox(context, addresses) as receiver:
         sender.heard(progress(receiver))
         await sender.put([trajectory(**changes), trajectory()], PATIENCE_S)
@@ -217,7 +217,7 @@ async def test_what_no_engine_gives_is_refused_and_the_next_one_arrives(
 async def test_a_generator_stops_when_too_much_is_out_and_goes_on_when_some_is_used(
     context: zmq.asyncio.Context, addresses: Addresses
 ) -> None:
-    own = Lane(addresses.directory, "0-a")
+    own = Lane(Path(addresses.base), "0-a")
     with outbox(context, addresses, own, credit=3) as sender, inbox(context, addresses) as receiver:
         sender.heard(progress(receiver))
         await sender.put([trajectory() for _ in range(4)], PATIENCE_S)
@@ -239,7 +239,7 @@ async def test_a_full_disk_is_named_and_loses_nothing(context: zmq.asyncio.Conte
         def append(self, trajectory: Trajectory) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with outbox(context, addresses, FullLane(addresses.directory, "0-a")) as sender:
+    with outbox(context, addresses, FullLane(Path(addresses.base), "0-a")) as sender:
         with pytest.raises(
             TransportError, match=r"cannot write the spool in .*No space left on device; free some space"
         ):

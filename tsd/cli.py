@@ -298,6 +298,22 @@ def warmstart(
 
 
 @app.command()
+def keys(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go; new.")]) -> None:
+    """Make the keys that generators and trainers know each other by, for runs over several machines.
+
+    Sockets of a run with `transport.keys=DIR` are encrypted, and closed to whoever has no key.
+
+    Examples:
+
+    - `tsd keys ~/tsd-keys`, then `tsd launch --set transport.scheme=tcp --set transport.keys=~/tsd-keys`
+    """
+    from tsd.transport.keys import make_keys
+
+    for path in make_keys(directory):
+        print(path)
+
+
+@app.command()
 def data(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the three files.")],
     numbers: Annotated[str, typer.Option(help="Numbers in a problem; several with commas, drawn evenly.")] = "4",

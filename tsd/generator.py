@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import zmq.asyncio
 
 from tsd.child import beat, run_child
 from tsd.config import Config, load_config
@@ -35,6 +34,8 @@ from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
+from tsd.transport.curve import generator_context
+from tsd.transport.keys import load_keys
 from tsd.transport.progress import ProgressSubscriber
 from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
@@ -221,7 +222,7 @@ def problem_stream(
     return itertools.islice(enumerate(passes()), start, None)
 
 
-async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path) -> None:
+async def generate(run_dir: Path, index: int, num_generators: int, sockets: str) -> None:
     """The whole life of a generator."""
     config = load_config(run_dir / "config.toml")
     directory = None if config.engine.kind in ("mock", "null") else model_path(config.model.path)
@@ -233,7 +234,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: Path
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=seed)
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(MetricsWriter(run_dir))
-        context = stack.enter_context(zmq.asyncio.Context())
+        context = stack.enter_context(generator_context(load_keys(config.transport.keys, "generator")))
         own, left = Lane(spool, f"{index}-{time.time_ns():x}"), leftovers(spool, index, num_generators)
         outbox = stack.enter_context(
             Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
@@ -253,7 +254,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--num-generators", type=int, required=True)
-    parser.add_argument("--sockets", type=Path, required=True)
+    parser.add_argument("--sockets", required=True)
     args = parser.parse_args()
     return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets))
 

@@ -21,6 +21,7 @@ from tsd.observe.tensorboard import check_tensorboard
 from tsd.plan import make_plan, render_plan
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks.rewards import load_rewards
+from tsd.transport.keys import OTHER, load_keys
 
 MODELLESS = ("mock", "null")
 """Engines that need no model."""
@@ -55,6 +56,8 @@ class Request:
             )
         load_rewards(config)
         check_tensorboard(config.observe)
+        for role in OTHER:
+            load_keys(config.transport.keys, role)
         return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
 
 

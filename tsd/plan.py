@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.config import Config
+from tsd.config import Config, TransportConfig
 from tsd.devices import CPU, Placement
 from tsd.model.files import model_path
 
@@ -97,7 +97,7 @@ def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
         ("batch", f"{train.batch_size} trajectories an update over {world} trainer{'s' * (world > 1)}"),
         ("weights", f"a new version every {train.publish_every} updates"),
         ("search", f"{config.search.trees} trees x {config.search.agents} agents in each generator"),
-        ("sockets", f"{config.transport.scheme}, in a private folder under /tmp: trajectories, weights, snapshots"),
+        ("sockets", _sockets(config.transport)),
     )
     return Plan(facts, (*generators, *trainers), _notes(config, size, placement))
 
@@ -184,6 +184,13 @@ def _notes(config: Config, size: ModelSize, placement: Placement) -> tuple[str, 
     if CPU in (*placement.gen, *placement.train):
         notes.append(f"CPU threads: {config.engine.num_threads} a generator, {config.train.num_threads} a trainer.")
     return tuple(notes)
+
+
+def _sockets(transport: TransportConfig) -> str:
+    where = "ipc, in a private folder under /tmp"
+    if transport.scheme == "tcp":
+        where = f"tcp, three ports of {transport.host} from {transport.port or 'any free one'} on"
+    return f"{where}: trajectories, weights, snapshots; {'with' if transport.keys else 'no'} keys"
 
 
 def _each(devices: tuple[str, ...]) -> list[tuple[int, str]]:

@@ -23,15 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
-import zmq.asyncio
 
 from tsd.audit import Audit, audit
 from tsd.child import BEATS
+from tsd.config import load_config
 from tsd.errors import TsdError
 from tsd.guardian import is_running, send
 from tsd.observe.metrics import MetricsReader, UpdateRow
 from tsd.rundir import CONFIG_FILE
 from tsd.transport.addresses import Addresses
+from tsd.transport.curve import generator_context
+from tsd.transport.keys import load_keys
 from tsd.transport.spool import SPOOL, Lane, leftovers
 
 MARK = "TSD_SOAK_MARK"
@@ -139,14 +141,14 @@ class Soak:
         """Of this run's, those that are `tsd.<role>`."""
         return [pid for pid in marked(self.mark) if f"tsd.{role}" in command_line(pid)]
 
-    def sockets(self) -> Path | None:
-        """The directory of the run's sockets, as its processes were told."""
+    def sockets(self) -> Addresses | None:
+        """Where the run's sockets are, as its processes were told."""
         for pid in self.processes("trainer"):
             words = command_line(pid).split()
             if "--sockets" in words:
-                found = Path(words[words.index("--sockets") + 1])
-                self.scratches.add(found)
-                return found
+                base = words[words.index("--sockets") + 1]
+                self.scratches.add(Path(base))
+                return Addresses(base)
         return None
 
     async def kill(self, role: str) -> bool:
@@ -198,9 +200,10 @@ class Soak:
         frames = [lane.frame(serial) for lane in leftovers(self.run_dir / SPOOL, 0, 1) for serial in recent(lane)]
         if sockets is None or not frames:
             return False
-        with zmq.asyncio.Context() as context, context.socket(zmq.PUSH) as wire:
+        keys = load_keys(load_config(self.run_dir / CONFIG_FILE).transport.keys, "generator")
+        with generator_context(keys) as context, context.socket(zmq.PUSH) as wire:
             wire.linger = 500
-            wire.connect(Addresses(sockets).trajectories)
+            wire.connect(sockets.trajectories)
             for frame in make(frames, self.rng):
                 try:
                     async with asyncio.timeout(5):

@@ -36,6 +36,7 @@ from tsd.observe.dashboard import Board
 from tsd.observe.metrics import MetricsWriter
 from tsd.observe.state import LAUNCHED, LAUNCHER
 from tsd.processes import Child, Children
+from tsd.transport.addresses import choose_base
 
 STOP_GRACE_S = 14.0
 """From SIGTERM to SIGKILL: nothing of a run may be left 20 s after the launcher was told to stop."""
@@ -90,7 +91,8 @@ async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
             async with asyncio.TaskGroup() as group:
                 drawing = group.create_task(board.follow(), name="board")
                 async with children:
-                    summary = await Phases(run, children, metrics).run_all()
+                    sockets = choose_base(run.config.transport, children.scratch)
+                    summary = await Phases(run, children, metrics, sockets).run_all()
                 drawing.cancel()
     return summary
 
@@ -102,6 +104,8 @@ class Phases:
     run: Run
     children: Children
     metrics: MetricsWriter
+    sockets: str
+    """Where generators and trainers meet."""
     given_up: set[int] = field(default_factory=set)
     """Generators."""
     first_beats: dict[int, float] = field(default_factory=dict)
@@ -176,7 +180,7 @@ class Phases:
         run, world, failed = self.run, len(self.run.placement.train), list[Child]()
         meeting_point = _meeting_point() if world > 1 else {}
         argv = (*run.programs.trainer, str(run.directory), "--world", str(world))
-        argv = (*argv, "--sockets", str(self.children.scratch))
+        argv = (*argv, "--sockets", self.sockets)
         children = [
             await self.spawn(
                 f"trainer-{rank}", (*argv, "--rank", str(rank)), device, run.config.train.num_threads, meeting_point
@@ -203,7 +207,7 @@ class Phases:
         """
         count, delays = len(self.run.placement.gen), list(self.run.restart_delays_s)
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
-        argv = (*argv, "--num-generators", str(count), "--sockets", str(self.children.scratch))
+        argv = (*argv, "--num-generators", str(count), "--sockets", self.sockets)
         while True:
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
             await self.wait(child)

@@ -26,7 +26,6 @@ from statistics import fmean
 
 import msgspec
 import torch
-import zmq.asyncio
 
 from tsd.books import USED_FILE
 from tsd.child import beat, run_child
@@ -44,6 +43,8 @@ from tsd.observe.tensorboard import open_tensorboard
 from tsd.orders import End, Gather, Learn, Save, follow, give
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
+from tsd.transport.curve import trainer_context
+from tsd.transport.keys import load_keys
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox
 from tsd.transport.weights import WeightPublisher, checksum, num_bytes
@@ -246,7 +247,7 @@ def make_learner(config: Config, checkpoint: Path | None, group: Group) -> Learn
     return PolicyLearner(config, model_path(config.model.path), checkpoint, group)
 
 
-async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> None:
+async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> None:
     """Rank 0's whole life."""
     checkpoint = latest_checkpoint(run_dir)
     state = load_state(checkpoint) if checkpoint else TrainState()
@@ -254,7 +255,7 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
     with ExitStack() as stack:
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
-        context = stack.enter_context(zmq.asyncio.Context())
+        context = stack.enter_context(trainer_context(load_keys(config.transport.keys, "trainer")))
         inbox = stack.enter_context(Inbox(context, addresses.trajectories, queue, state.consumed, learner.vocabulary))
         weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
@@ -263,7 +264,7 @@ async def lead(config: Config, run_dir: Path, sockets: Path, group: Group) -> No
         await Trainer(config, run_dir, group, learner, state, intake, weights, progress, metrics).run()
 
 
-async def train(run_dir: Path, rank: int, world: int, sockets: Path) -> None:
+async def train(run_dir: Path, rank: int, world: int, sockets: str) -> None:
     """The whole life of a trainer process."""
     config = load_config(run_dir / "config.toml")
     torch.set_num_threads(config.train.num_threads)
@@ -284,7 +285,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--world", type=int, required=True)
-    parser.add_argument("--sockets", type=Path, required=True)
+    parser.add_argument("--sockets", required=True)
     args = parser.parse_args()
     return run_child(train(args.run_dir, args.rank, args.world, args.sockets))
 

@@ -15,8 +15,8 @@ from tsd.config.sections import (
     SearchConfig,
     TaskConfig,
     TrainConfig,
-    TransportConfig,
 )
+from tsd.config.transport import TransportConfig
 
 __all__ = [
     "Config",

@@ -1,4 +1,4 @@
-"""Every setting, its default and its documentation: a field's docstring.
+"""Every setting, its default and its documentation: a field's docstring. Those of [transport] are in `transport`.
 
 Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.launch` alone.
 """
@@ -8,11 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-Count = Annotated[int, Meta(ge=1)]
-Whole = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+from tsd.config.numbers import Count, NotNegative, Positive, Share, Whole
+from tsd.config.transport import TransportConfig
 
 
 class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,21 +257,6 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Compute each layer's activations again for its gradients instead of keeping them: less memory, a third slower."""
     num_threads: Count = 1
     """CPU threads of each trainer."""
-
-
-class TransportConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[transport]: sockets between generators and trainers."""
-
-    scheme: Literal["ipc"] = "ipc"
-    """`ipc` sockets in the run directory's own temporary folder: one machine, no port open to anyone."""
-    credit: Count = 64
-    """Trajectories of one generator that may be out, finished and not in a batch yet; then it starts no more trees."""
-    queue: Count = 64
-    """Most trajectories waiting at either end."""
-    frozen_s: Positive = 30.0
-    """How long a generator's or trainer's event loop may stand still before the launcher kills and replaces it."""
-    timeout_s: Positive = 600.0
-    """How long one side waits for the other before the run ends with an error that names both."""
 
 
 class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

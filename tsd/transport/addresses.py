@@ -1,23 +1,65 @@
-"""The sockets of a run, by name. Knows the directory they lie in, nothing else."""
+"""The sockets of a run, by name: where they are, and where a launch puts them. Knows nothing about who may connect."""
 
+import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from tsd.config import TransportConfig
+
+TCP = "tcp://"
+NAMES = ("trajectories", "progress", "snapshots")
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """`ipc://` addresses in a directory only this user can enter."""
+    """One `ipc://` address for each name, in a directory only this user can enter; or `tcp://` ports in a row."""
 
-    directory: Path
+    base: str | Path
+    """The directory, or `tcp://HOST:PORT` with the first of the ports."""
 
     @property
     def trajectories(self) -> str:
-        return f"ipc://{self.directory}/trajectories"
+        return self._of("trajectories")
 
     @property
     def progress(self) -> str:
-        return f"ipc://{self.directory}/progress"
+        return self._of("progress")
 
     @property
     def snapshots(self) -> str:
-        return f"ipc://{self.directory}/snapshots"
+        return self._of("snapshots")
+
+    def _of(self, name: str) -> str:
+        base = str(self.base)
+        if not base.startswith(TCP):
+            return f"ipc://{base}/{name}"
+        host, _, port = base.rpartition(":")
+        return f"{host}:{int(port) + NAMES.index(name)}"
+
+
+def choose_base(config: TransportConfig, directory: Path) -> str:
+    """What `Addresses` of a new launch are made of, as its processes are told: where `ipc`, in that directory.
+
+    Raises ValueError where the host is not one of this machine's, or has no three free ports.
+    """
+    if config.scheme == "ipc":
+        return str(directory)
+    return f"{TCP}{config.host}:{config.port or _free_ports(config.host)}"
+
+
+def _free_ports(host: str) -> int:
+    """The first of as many as there are names, all of them free a moment ago."""
+    error = OSError()
+    for _ in range(20):
+        port = 0
+        try:
+            with ExitStack() as held:
+                for offset in range(len(NAMES)):
+                    probe = held.enter_context(socket.socket())
+                    probe.bind((host, port + offset if port else 0))
+                    port = port or probe.getsockname()[1]
+                return port
+        except (OSError, OverflowError) as refused:  # the second or third may be taken, or past the last port
+            error = OSError(refused)
+    raise ValueError(f"transport.host: no three free ports in a row at {host}: {error}")

@@ -3,13 +3,24 @@
 from types import TracebackType
 from typing import Self
 
+import zmq
 import zmq.asyncio
+
+from tsd.errors import TransportError
 
 
 class Endpoint:
     """Holds a socket; on leaving, what is queued in it goes nowhere."""
 
     _socket: zmq.asyncio.Socket
+
+    def _listen(self, address: str) -> None:
+        """Raises TransportError where it cannot, such as at a port in use."""
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise TransportError(f"trainer cannot listen at {address}: {error.strerror}") from None
 
     def __enter__(self) -> Self:
         return self

@@ -42,7 +42,7 @@ class ProgressPublisher(Endpoint):
 
     def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
         self._socket = context.socket(zmq.PUB)
-        self._socket.bind(address)
+        self._listen(address)
 
     async def tell(self, progress: Progress) -> None:
         await self._socket.send(encode(progress))

@@ -179,7 +179,7 @@ class Inbox(Endpoint):
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(queue)
         self._socket.maxmsgsize = MAX_TRAJECTORY_BYTES
-        self._socket.bind(address)
+        self._listen(address)
         self.received = dict(received)
         self.num_duplicates = self.num_early = self.num_damaged = 0
         self.missing = False

@@ -79,7 +79,7 @@ class WeightPublisher(Endpoint):
 
     def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
         self._socket = context.socket(zmq.ROUTER)
-        self._socket.bind(snapshot)
+        self._listen(snapshot)
         self._latest: list[bytes] = []
 
     async def publish(self, update: WeightUpdate) -> None:
