@@ -1,10 +1,14 @@
 """How a process of a run lives: it beats while its loop turns, SIGTERM cancels it, a fault is one line."""
 
 import asyncio
+import errno
 import gc
+import secrets
 import signal
 import sys
+import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -13,6 +17,7 @@ from tsd.errors import TsdError
 
 FAULT = 2
 """Exit code of one that can name its fault: starting it again would not help."""
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEAT_S = 1.0
 BEATS = "alive"
 """A folder of a run directory, with a file for each process."""
@@ -25,11 +30,9 @@ def run_child(work: Coroutine[None, None, None]) -> int:
         uvloop.run(_cancelled_by_sigterm(work))
     except asyncio.CancelledError:
         return 0
-    except (TsdError, ValueError) as error:
-        return _complain(error)
-    except BaseExceptionGroup as group:
-        errors = list(_leaves(group))
-        if not all(isinstance(error, TsdError | ValueError) for error in errors):
+    except BaseException as error:
+        errors = _leaves(error)
+        if not all(map(_is_named, errors)):
             raise
         return _complain(errors[0])
     return 0
@@ -42,6 +45,12 @@ def rare_gc() -> None:
     a third of a simulation. Trees make no cycles of references, so those let go of need no collector.
     """
     gc.set_threshold(50_000, 20, 20)
+
+
+def new_life() -> str:
+    """Tells a process from all that had its place before: they go by when they began, as far as clocks can be trusted,
+    and no two are the same."""
+    return f"{time.time_ns():x}{secrets.token_hex(4)}"
 
 
 async def beat(run_dir: Path, name: str) -> None:
@@ -60,14 +69,18 @@ async def _cancelled_by_sigterm(work: Coroutine[None, None, None]) -> None:
     await work
 
 
+def _is_named(error: BaseException) -> bool:
+    """Whether it says all there is to say. Of the system's own errors those of a disk that takes no more do."""
+    return isinstance(error, TsdError | ValueError) or (isinstance(error, OSError) and error.errno in DISK_IS_FULL)
+
+
 def _complain(error: BaseException) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    with suppress(OSError):  # the log may be on the disk that is full
+        print(f"error: {error}", file=sys.stderr)
     return FAULT
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in _leaves(one)]

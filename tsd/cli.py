@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tsd import __version__
 from tsd.errors import TsdError
+from tsd.observe.printable import printable
 
 Settings = Annotated[
     list[str] | None,
@@ -54,7 +55,7 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _complain(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    print(printable(line, keep="\n"), file=sys.stderr)
     return code
 
 

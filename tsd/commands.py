@@ -21,6 +21,7 @@ from tsd.bench import Row, bench_search
 from tsd.config import load_config
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.model.files import model_path
+from tsd.observe.printable import printable
 from tsd.protocols import Split, Task
 from tsd.soak import soak
 from tsd.solve import Solution, read_tree, solve
@@ -159,7 +160,7 @@ def describe_solution(solution: Solution) -> str:
     verdict = "solved" if solution.grade.exact else f"not solved, reward {solution.grade.reward:.2f}"
     return "\n".join(
         (
-            *solution.steps,
+            *(printable(step, keep="\n") for step in solution.steps),
             f"{verdict}; search ended by: {solution.ended_by}; {solution.num_simulations} simulations, "
             f"{solution.num_nodes} nodes, {solution.generated_tokens:,} tokens",
         )

@@ -25,6 +25,10 @@ class CheckpointError(TsdError):
     """Raised when a checkpoint cannot be written, or read back."""
 
 
+class DiskError(TsdError):
+    """Raised when the disk does not take what a run must write."""
+
+
 class ProcessError(TsdError):
     """Raised when a process of the run ends when it should not."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tsd.child import beat, run_child
+from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.engine import make_engine
 from tsd.learn.checkpoint import latest_checkpoint, load_state
@@ -235,7 +235,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(MetricsWriter(run_dir))
         context = stack.enter_context(generator_context(load_keys(config.transport.keys, "generator")))
-        own, left = Lane(spool, f"{index}-{time.time_ns():x}"), leftovers(spool, index, num_generators)
+        own, left = Lane(spool, f"{index}-{new_life()}"), leftovers(spool, index, num_generators)
         outbox = stack.enter_context(
             Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
         )

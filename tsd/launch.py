@@ -77,6 +77,7 @@ def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> 
         model_path(config.model.path)
     if request.resume is None:
         rundir.create(directory)
+    os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     with rundir.locked(directory) as lock:
         save_config(config, directory / rundir.CONFIG_FILE)
         run = Run(config, placement, directory, dict(os.environ), programs)

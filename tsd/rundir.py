@@ -101,7 +101,7 @@ def locked(run_dir: Path) -> Iterator[int]:
 
     Raises ValueError where a living launcher has it.
     """
-    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _acquire(lock, run_dir)
         os.ftruncate(lock, 0)

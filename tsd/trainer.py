@@ -28,7 +28,7 @@ import msgspec
 import torch
 
 from tsd.books import USED_FILE
-from tsd.child import beat, run_child
+from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
 from tsd.intake import Intake
@@ -68,7 +68,7 @@ class Trainer:
     weights: WeightPublisher
     progress: ProgressPublisher
     metrics: MetricsWriter
-    life: str = field(default_factory=lambda: f"{time.time_ns():x}")
+    life: str = field(default_factory=new_life)
     """Tells this process from one that had its place before."""
     saved: dict[str, int] = field(default_factory=dict)
     """What was consumed, as far as a checkpoint holds it."""
@@ -256,7 +256,16 @@ async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> Non
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
         context = stack.enter_context(trainer_context(load_keys(config.transport.keys, "trainer")))
-        inbox = stack.enter_context(Inbox(context, addresses.trajectories, queue, state.consumed, learner.vocabulary))
+        inbox = stack.enter_context(
+            Inbox(
+                context,
+                addresses.trajectories,
+                queue,
+                state.consumed,
+                learner.vocabulary,
+                config.search.max_path_tokens,
+            )
+        )
         weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")

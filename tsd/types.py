@@ -33,7 +33,7 @@ class Grade(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     well_formed: bool
     """Whether the answer could be read and obeys the rules."""
     parts: dict[str, float] = {}
-    """Where `reward` is mixed of several: each on its own, by name."""
+    """Where `reward` is mixed of several: each on its own, by name, in [-1, 1]."""
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -115,7 +115,7 @@ async def crosses(context: zmq.asyncio.Context, trainer: Trainer, addresses: Add
             wire.linger = 0
             wire.connect(addresses.trajectories)
             # Not awaited: where nobody lets it in, it is never taken.
-            sending = asyncio.ensure_future(wire.send(encode(trajectory())))
+            sending = asyncio.ensure_future(wire.send(encode(trajectory("0-a"))))
             assert isinstance(await trainer.inbox.next(seconds), Trajectory)
             await sending
 
@@ -193,7 +193,7 @@ async def test_what_crosses_can_be_read_on_the_way_only_without_keys(
         address, seen = stack.enter_context(tapped(addresses.trajectories))
         wire = stack.enter_context(stack.enter_context(generator_context(generator)).socket(zmq.PUSH))
         wire.connect(address)
-        await wire.send(encode(trajectory(group="a secret of the group")))
+        await wire.send(encode(trajectory("0-a", group="a secret of the group")))
         assert isinstance(await inbox.next(PATIENCE_S), Trajectory)
     assert (b"a secret of the group" in seen) != with_keys
 

@@ -144,6 +144,7 @@ def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any]
         arguments = AsyncEngineArgs(
             model=str(directory),
             hf_overrides=overrides,
+            load_format="safetensors",
             dtype=dtype,
             seed=seed,
             max_model_len=config.max_model_tokens,

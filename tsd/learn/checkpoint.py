@@ -63,12 +63,14 @@ def load_state(checkpoint: Path) -> TrainState:
 def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], None], num_kept: int = 2) -> Path:
     """Calls `save` with a temporary directory, adds the state, syncs, and renames: a reader never sees half of one.
 
-    Keeps the newest `num_kept`. Raises CheckpointError, with the earlier ones untouched, where the disk refuses.
+    Keeps the newest `num_kept`. Raises CheckpointError, with the earlier ones untouched and nothing of this one left,
+    where the disk refuses.
     """
     final = checkpoints_dir(run_dir) / f"update-{state.update:06d}"
     partial = final.with_suffix(".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for half in checkpoints_dir(run_dir).glob("*.partial"):  # of a trainer that was killed
+            shutil.rmtree(half, ignore_errors=True)
         partial.mkdir(parents=True)
         save(partial)
         (partial / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
@@ -77,6 +79,7 @@ def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], Non
             shutil.rmtree(final)
         partial.rename(final)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"cannot write {final}: {error}; free some space, then resume the run") from error
     for old in sorted(checkpoints_dir(run_dir).glob("update-*[0-9]"))[:-num_kept]:
         shutil.rmtree(old)

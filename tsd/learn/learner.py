@@ -5,7 +5,8 @@ there are several ranks, each call is one of all of them together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, assert_never
@@ -13,6 +14,7 @@ from typing import Protocol, assert_never
 import msgspec
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
@@ -54,7 +56,10 @@ class Learner(Protocol):
         ...
 
     def save(self, directory: Path | None) -> None:
-        """Into a directory on rank 0; None on the others, which hold a part of what is saved."""
+        """Into a directory on rank 0; None on the others, which hold a part of what is saved.
+
+        Raises OSError where the disk refuses.
+        """
         ...
 
 
@@ -142,13 +147,23 @@ class PolicyLearner:
         tensors = self.group.gather(self.policy)
         optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
         if directory is not None:
-            self.policy.save(directory, merged(tensors))
-            if self.config.train.lora_rank:
-                save_adapters(tensors, directory)
-            self.codec.tokenizer.save_pretrained(str(directory))
-            torch.save({"optimizer": optimizer, "logprob_gap": self.probe.gap}, directory / OPTIMIZER_FILE)
+            with _disk_errors():
+                self.policy.save(directory, merged(tensors))
+                if self.config.train.lora_rank:
+                    save_adapters(tensors, directory)
+                self.codec.tokenizer.save_pretrained(str(directory))
+                torch.save({"optimizer": optimizer, "logprob_gap": self.probe.gap}, directory / OPTIMIZER_FILE)
         self.probe.drop()  # a run that goes on from here has no copy either
         self.probed = -PROBE_EVERY
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turns what safetensors and torch say of a disk that takes no more into the OSError that it is."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:

@@ -51,9 +51,15 @@ class Policy(nn.Module):
     def load(cls, directory: Path, dtype: str = "float32") -> Self:
         """Reads a model directory; a missing value head starts at V = 0.
 
-        Raises ValueError for an architecture that tsd's engines do not serve.
+        Raises ValueError for weights that are no safetensors, or an architecture that tsd's engines do not serve.
         """
-        causal = AutoModelForCausalLM.from_pretrained(str(directory), dtype=getattr(torch, dtype))
+        try:
+            causal = AutoModelForCausalLM.from_pretrained(
+                str(directory), dtype=getattr(torch, dtype), use_safetensors=True
+            )
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model.path: cannot load the model in {directory}: {reason}") from None
         if causal.config.model_type not in SUPPORTED_MODEL_TYPES:
             raise ValueError(
                 f"{directory} is a {causal.config.model_type!r} model; tsd serves {', '.join(SUPPORTED_MODEL_TYPES)}"

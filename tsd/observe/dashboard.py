@@ -22,6 +22,7 @@ from rich.text import Text
 
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow, WeightsRow
+from tsd.observe.printable import printable
 from tsd.observe.state import RunState
 
 HEIGHT = 23
@@ -68,7 +69,7 @@ def plain_line(row: Row) -> str | None:
             done = f"{row.num_done}/{row.num_problems} problems"
             return f"{clock} evaluation {row.when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
         case EventRow():
-            return f"{clock} {row.source}: {row.text}"
+            return f"{clock} {printable(row.source)}: {printable(row.text)}"
         case GeneratorRow() | WeightsRow():
             return None
 
@@ -112,7 +113,9 @@ def _header(state: RunState, now: float) -> Table:
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(no_wrap=True, ratio=1)
     grid.add_column(no_wrap=True, justify="right")
-    grid.add_row(Text.assemble(("tsd ", f"bold {NAME}"), state.name), Text.assemble((state.phase, "bold"), times))
+    grid.add_row(
+        Text.assemble(("tsd ", f"bold {NAME}"), printable(state.name)), Text.assemble((state.phase, "bold"), times)
+    )
     return grid
 
 
@@ -152,7 +155,7 @@ def _pairs(*pairs: tuple[str, str]) -> Table:
     for _ in pairs:
         grid.add_column(width=9, style=QUIET, no_wrap=True)
         grid.add_column(ratio=1, no_wrap=True)
-    grid.add_row(*(text for pair in pairs for text in pair))
+    grid.add_row(*(Text(printable(text)) for pair in pairs for text in pair))  # bare text would be read as markup
     return grid
 
 
@@ -210,7 +213,8 @@ def _evaluation(when: str, row: EvaluationRow | None, highest: float, width: int
 
 def _event(row: EventRow) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
-    return Text.assemble((f"{clock} ", QUIET), (row.source, NAME), f" {row.text}", no_wrap=True, overflow="ellipsis")
+    source, text = printable(row.source), printable(row.text)
+    return Text.assemble((f"{clock} ", QUIET), (source, NAME), f" {text}", no_wrap=True, overflow="ellipsis")
 
 
 def _refused(row: UpdateRow) -> str:

@@ -1,17 +1,23 @@
 """The rows of `metrics.jsonl`: every process of a run appends its own, the launcher and `tsd watch` read them all.
 
-One row is one `write` of one line to a file opened for appending, so that rows of several processes do not mix. Knows
-nothing about how they are drawn.
+One row is one `write` of one line to a file opened for appending, so that rows of several processes do not mix. JSON
+has no NaN and no infinity: they are the strings "nan", "inf" and "-inf". Knows nothing about how rows are drawn.
 """
 
+import errno
+import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct, field
+
+from tsd.errors import DiskError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -170,16 +176,28 @@ class MetricsWriter:
     """Appends rows to a run's metrics file, and hands them on where somebody else wants them too."""
 
     def __init__(self, run_dir: Path, also: Sink | None = None) -> None:
-        self._also = also
-        self._file = os.open(run_dir / METRICS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._also, self._path = also, run_dir / METRICS_FILE
+        with self._refusals():
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def write(self, row: Row) -> None:
-        os.write(self._file, msgspec.json.encode(row) + b"\n")
+        """Raises DiskError where the disk takes none of it, or not all."""
+        line = msgspec.json.encode(_json(msgspec.to_builtins(row))) + b"\n"
+        with self._refusals():
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._also is not None:
             self._also.write(row)
 
     def event(self, source: str, text: str) -> None:
         self.write(EventRow(source=source, text=text))
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DiskError(f"cannot write {self._path}: {error.strerror}; free some space, then resume") from None
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +208,15 @@ class MetricsWriter:
         os.close(self._file)
 
 
+def _json(value: Any) -> Any:
+    """With what JSON has no numbers for as text, which the reader turns back."""
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class MetricsReader:
     """Reads the rows added since the last call; a line still being written waits for the next one."""
 
@@ -198,7 +225,7 @@ class MetricsReader:
         self._offset = 0
         self.num_damaged = 0
         """Lines that were no rows."""
-        self._decoder = msgspec.json.Decoder(Row)
+        self._decoder = msgspec.json.Decoder(Row, strict=False)
 
     def read(self) -> list[Row]:
         """New rows, oldest first; none while there is no file."""

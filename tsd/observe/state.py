@@ -73,7 +73,9 @@ class RunState:
 
     def elapsed(self, now: float) -> float:
         """Time of all launches, up to now."""
-        return self.elapsed_s + (0.0 if self.last_row_s is None or self.phase in ENDED else now - self.last_row_s)
+        if self.last_row_s is None or self.phase in ENDED:
+            return self.elapsed_s
+        return self.elapsed_s + max(0.0, now - self.last_row_s)  # a clock may be set back
 
     def remaining(self, now: float) -> float | None:
         """An estimate for this phase, where there is something to tell it from."""

@@ -43,7 +43,7 @@ def decode(frame: bytes, kind: type[T], max_bytes: int = MAX_TRAJECTORY_BYTES) -
         raise FrameError(f"expected a {kind.__name__} frame: its checksum is wrong")
     try:
         return msgspec.msgpack.decode(content, type=kind, dec_hook=_decode_array)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # the last for lists in lists without end
         raise FrameError(f"expected a {kind.__name__} frame: {error}") from None
 
 

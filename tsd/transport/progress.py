@@ -7,6 +7,7 @@ Knows nothing about what generators make of it.
 """
 
 import asyncio
+from typing import Annotated
 
 import msgspec
 import zmq
@@ -17,21 +18,22 @@ from tsd.transport.codec import decode, encode
 from tsd.transport.endpoint import Endpoint
 
 MAX_PROGRESS_BYTES = 2**20
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Counts are of a sender's trajectories in the order of their serials, so that each is the next serial due."""
 
-    life: str
+    life: Annotated[str, msgspec.Meta(max_length=64)]
     """Tells this trainer from one that had its place before."""
-    version: int
+    version: Count
     """Of the weights that generators should have."""
-    received: dict[str, int]
-    used: dict[str, int]
+    received: dict[str, Count]
+    used: dict[str, Count]
     """Trained on, or refused and counted."""
-    saved: dict[str, int]
+    saved: dict[str, Count]
     """Of those used, in a checkpoint: no longer needed by anyone."""
-    asked: int
+    asked: Count
     """Grows when something is missing: what comes after `received` is to be sent again."""
     waiting: bool = False
     """It has nothing to do until a trajectory comes."""

@@ -5,6 +5,9 @@ anything of it is sent, so that a generator killed at any moment leaves whatever
 Knows nothing about sockets.
 """
 
+import errno
+import io
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -39,8 +42,8 @@ class Lane:
         assert (trajectory.sender, trajectory.serial) == (self.sender, self.num_appended)
         frame, path = encode(trajectory), self._file(self.num_appended)
         with self._lock:
-            with path.open("ab") as file:
-                file.write(_HEAD.pack(self.num_appended, len(frame)) + frame)
+            with path.open("ab", buffering=0) as file:
+                _write_whole(file, _HEAD.pack(self.num_appended, len(frame)) + frame)
             if path == self._open:
                 self._frames[self.num_appended] = frame
             self.num_appended += 1
@@ -81,6 +84,17 @@ def leftovers(directory: Path, index: int, num_generators: int) -> list[Lane]:
                 lane.num_saved = serial
             lane.num_appended = serial + 1
     return list(lanes.values())
+
+
+def _write_whole(file: io.FileIO, data: bytes) -> None:
+    """All of it or nothing: behind half a frame no other would be found. Raises OSError where the disk refuses."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def _read(path: Path) -> Iterator[tuple[int, bytes]]:

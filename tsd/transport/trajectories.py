@@ -9,10 +9,10 @@ that its arrays fit together.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 import zmq
 import zmq.asyncio
 
@@ -21,25 +21,13 @@ from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode
 from tsd.transport.endpoint import Endpoint
 from tsd.transport.progress import Progress
 from tsd.transport.spool import Lane
-from tsd.types import FIRST, Trajectory
+from tsd.transport.validate import validate
+from tsd.types import Trajectory
 
 STALLED = 3
 """Times the trainer says that it waits for what was sent: it went to one that has died, and is sent again."""
-MAX_LOGPROB = 1e-3
-"""Rounding may lift the logprob of a certain token a little above 0."""
-FIELDS: tuple[tuple[str, type[np.generic], str], ...] = (
-    ("prompt", np.int32, "prompt"),
-    ("tokens", np.int32, "tokens"),
-    ("logprobs", np.float32, "tokens"),
-    ("values", np.float32, "tokens"),
-    ("versions", np.int32, "tokens"),
-    ("lengths", np.int32, "lengths"),
-    ("parents", np.int32, "lengths"),
-    ("visits", np.int32, "lengths"),
-    ("q", np.float32, "lengths"),
-    ("rewards", np.float32, "lengths"),
-)
-"""Each array of a trajectory: its type, and what it is as long as."""
+SENDER = re.compile(r"[0-9]{1,6}-[0-9a-z]{1,32}")
+"""What generators call their lives: the generator's place, and what tells its lives apart."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -48,38 +36,6 @@ class Refused(msgspec.Struct, frozen=True):
     sender: str
     serial: int
     reason: str
-
-
-def validate(trajectory: Trajectory, vocabulary: int | None = None) -> None:
-    """Raises FrameError where a trajectory's arrays do not fit together or hold what no engine gives.
-
-    `vocabulary` is how many token ids the model has, where there is one.
-    """
-    for name, kind, like in FIELDS:
-        array = getattr(trajectory, name)
-        if array.dtype != kind:
-            raise FrameError(f"trajectory {trajectory.id}: expected {name} as {kind.__name__}, found {array.dtype}")
-        count = len(getattr(trajectory, like))
-        if len(array) != count:
-            of = "tokens" if like == "tokens" else "steps"
-            raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {count} {of}")
-    if (trajectory.lengths < 1).any() or trajectory.lengths.sum() != len(trajectory.tokens):
-        raise FrameError(f"trajectory {trajectory.id}: its steps have other tokens than it has")
-    if (trajectory.parents < FIRST).any() or (trajectory.parents >= np.arange(len(trajectory.parents))).any():
-        raise FrameError(f"trajectory {trajectory.id}: a step follows one that does not come before it")
-    if not len(trajectory.prompt) or not len(trajectory.tokens):
-        raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
-    if min(trajectory.prompt.min(), trajectory.tokens.min(), trajectory.visits.min()) < 0:
-        raise FrameError(f"trajectory {trajectory.id}: a token id or count is negative")
-    largest = max(trajectory.prompt.max(), trajectory.tokens.max())
-    if vocabulary is not None and largest >= vocabulary:
-        raise FrameError(f"trajectory {trajectory.id}: token {largest}, but the model has {vocabulary}")
-    floats = (trajectory.logprobs, trajectory.values, trajectory.q, trajectory.rewards)
-    rewards = [trajectory.grade.reward, *trajectory.grade.parts.values()]
-    if not all(np.isfinite(array).all() for array in (*floats, rewards)):
-        raise FrameError(f"trajectory {trajectory.id}: a logprob, value, Q or reward is not finite")
-    if trajectory.logprobs.max() > MAX_LOGPROB:
-        raise FrameError(f"trajectory {trajectory.id}: a logprob of {trajectory.logprobs.max():.3g} is above 0")
 
 
 class Outbox(Endpoint):
@@ -99,6 +55,8 @@ class Outbox(Endpoint):
         self._saved: dict[str, int] = {}
         self._used = 0
         self._trainer: tuple[str, int] | None = None
+        self.num_absurd = 0
+        """Times that the trainer said what cannot be."""
         self._num_stalled = 0
         """Times in a row that the trainer said it waits, while what was sent has not come."""
         self._changed = asyncio.Event()
@@ -151,7 +109,14 @@ class Outbox(Endpoint):
             await self._changed.wait()
 
     def heard(self, progress: Progress) -> None:
-        """Where the trainer is: lets go of what is saved, and goes back to what is missing."""
+        """Where the trainer is: lets go of what is saved, and goes back to what is missing.
+
+        Not where it cannot be: what was never finished is not saved, and what is wrongly let go of is lost.
+        """
+        counts = [said.get(self.own.sender, 0) for said in (progress.saved, progress.used, progress.received)]
+        if sorted(counts) != counts or counts[-1] > self.own.num_appended:
+            self.num_absurd += 1
+            return
         self._used = progress.used.get(self.own.sender, 0)
         received, trainer = progress.received, (progress.life, progress.asked)
         sent_more = any(self._next[lane.sender] > received.get(lane.sender, 0) for lane in self._lanes if self._next)
@@ -165,7 +130,7 @@ class Outbox(Endpoint):
 
 
 class Inbox(Endpoint):
-    """The trainer's end, on rank 0; `received` is where each sender stands, `vocabulary` the number of token ids."""
+    """The trainer's end, on rank 0; `received` is where each sender stands, the rest what `validate` takes."""
 
     def __init__(
         self,
@@ -174,8 +139,9 @@ class Inbox(Endpoint):
         queue: int,
         received: dict[str, int],
         vocabulary: int | None = None,
+        longest: int | None = None,
     ) -> None:
-        self._vocabulary = vocabulary
+        self._vocabulary, self._longest = vocabulary, longest
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(queue)
         self._socket.maxmsgsize = MAX_TRAJECTORY_BYTES
@@ -199,6 +165,8 @@ class Inbox(Endpoint):
         """None for what is no trajectory, was here before, or is not yet due."""
         try:
             trajectory = decode(frame, Trajectory)
+            if not SENDER.fullmatch(trajectory.sender):
+                raise FrameError(f"expected the name of a generator's life, found {trajectory.sender[:40]!r}")
         except FrameError:
             self.num_damaged += 1
             self.missing = True
@@ -211,7 +179,7 @@ class Inbox(Endpoint):
             return None
         self.received[trajectory.sender] = due + 1
         try:
-            validate(trajectory, self._vocabulary)
+            validate(trajectory, self._vocabulary, self._longest)
         except FrameError as error:
             return Refused(trajectory.sender, trajectory.serial, str(error))
         return trajectory
