@@ -22,7 +22,7 @@ def model_path(path: str) -> Path:
     pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
     if pickled and not any(directory.glob("model*.safetensors")):
         raise ValueError(
-            f"model.path: {pickled[0]} in {directory} may run code when it is read, and tsd reads safetensors alone; load "
-            "the model where you trust it and save it again"
+            f"model.path: {pickled[0]} in {directory} may run code when it is read, and tsd reads safetensors alone; "
+            "load the model where you trust it and save it again"
         )
     return directory

@@ -178,7 +178,10 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, also: Sink | None = None) -> None:
         self._also, self._path = also, run_dir / METRICS_FILE
         with self._refusals():
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            size = os.fstat(self._file).st_size
+            if size and os.pread(self._file, 1, size - 1) != b"\n":  # of a row that a full disk cut short
+                os.write(self._file, b"\n")
 
     def write(self, row: Row) -> None:
         """Raises DiskError where the disk takes none of it, or not all."""
