@@ -60,7 +60,7 @@ async def test_a_process_that_beats_is_let_live_whatever_the_clock_says(jump_s: 
         path, started, number = tmp_path / BEATS / one.name, time.monotonic(), 0
         while time.monotonic() - started < 2.0:
             number += 1
-            await asyncio.to_thread(beat_at, path, time.time() + (jump_s if number >= 3 else 0) + number * 1e-3)
+            await asyncio.to_thread(beat_at, path, time.time() + (jump_s if number >= 6 else 0) + number * 1e-3)
             await asyncio.wait({watching}, timeout=0.1)
         assert (children.names, watching.done()) == ([], False)
         await asyncio.wait({watching}, timeout=5)

@@ -218,6 +218,7 @@ def test_a_host_that_is_no_address_is_refused(host: str) -> None:
 
 def test_ports_are_three_in_a_row_and_free_where_none_is_named() -> None:
     assert choose_base(replace(TCP, port=5000), Path()) == "tcp://127.0.0.1:5000"
+    assert Addresses(choose_base(TransportConfig(), Path("/run"))).snapshots == "ipc:///run/snapshots"
     assert Addresses("tcp://127.0.0.1:5000").snapshots == "tcp://127.0.0.1:5002"
     first = int(choose_base(TCP, Path()).rpartition(":")[2])
     with ExitStack() as stack:

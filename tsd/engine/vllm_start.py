@@ -56,7 +56,8 @@ def import_vllm(num_threads: int) -> None:
 
 
 def set_environment(num_threads: int) -> None:
-    """What vLLM reads from the environment, to be called before it is imported. What the user has set stays.
+    """What vLLM reads from the environment, to be called before it is imported. What the user has set stays,
+    but for one: objects that would be pickled between processes are refused.
 
     No usage statistics; warnings only, on standard error; processes that inherit no threads. On CPUs, threads that are
     counted and left unbound: vLLM's own binding gives every engine the same cores and keeps others idle.
@@ -70,6 +71,7 @@ def set_environment(num_threads: int) -> None:
         "OMP_NUM_THREADS": str(num_threads),
     }.items():
         os.environ.setdefault(name, value)
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "0"
 
 
 def set_scratch(directory: str) -> None:
