@@ -17,7 +17,8 @@ import zmq
 import zmq.asyncio
 from rich.console import Console
 
-from tests.test_dashboard import _absorbed, _drawn, _event, _update
+from tests.rows import update_row
+from tests.test_dashboard import _absorbed, _drawn, _event
 from tests.trajectories import make_trajectory
 from tests.wire import PATIENCE_S, trajectory
 from tsd.cli import exit_code
@@ -248,7 +249,7 @@ def test_events_with_escapes_and_markup_are_drawn_as_they_are() -> None:
 
 
 def test_reasons_with_markup_do_not_break_the_picture() -> None:
-    row = msgspec.structs.replace(_update(3, 5), num_refused={"[/bold]": 2, "\x1b[2J": 1})
+    row = msgspec.structs.replace(update_row(3, 5), num_refused={"[/bold]": 2, "\x1b[2J": 1})
     text = "\n".join(_drawn(_absorbed([row]), 6))
     assert "2 [/bold], 1 \\x1b[2J" in text
 
@@ -282,7 +283,7 @@ def test_an_error_that_quotes_is_printed_without_what_a_terminal_obeys(capsys: p
 
 def test_rows_are_json_whatever_was_measured_and_are_read_back(tmp_path: Path) -> None:
     row = msgspec.structs.replace(
-        _update(1, 5),
+        update_row(1, 5),
         loss=math.nan,
         ratio_mean=math.inf,
         ratio_quantiles=(-math.inf, 1.0, math.inf),
