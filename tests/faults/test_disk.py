@@ -90,8 +90,10 @@ def test_what_a_killed_trainer_half_wrote_goes_with_the_next_checkpoint(tmp_path
     assert names(tmp_path) == ["update-000005"]
 
 
-@pytest.mark.parametrize(("limit", "reason"), [(2**20, "I/O error: File too large"), (2**22, "enforce fail")])
-def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, reason: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "reason"), [(2**20, "I/O error: File too large"), (2**22, "I/O error: File too large")]
+)
+def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, tmp_path: Path) -> None:
     """3.3 MB of weights are past the first limit, 6.6 MB of the optimizer's past the second."""
     config = load_config(None, ["loss.c_kl=0"])
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Group())
@@ -102,7 +104,7 @@ def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, reaso
     before = (checkpoints_dir(tmp_path) / "update-000001" / OPTIMIZER_FILE).read_bytes()
     with (
         files_end_at(limit),
-        pytest.raises(CheckpointError, match=rf"cannot write .*update-000002: .*{reason}") as caught,
+        pytest.raises(CheckpointError, match=r"cannot write .*update-000002: .*I/O error: File too large") as caught,
     ):
         save_checkpoint(tmp_path, TrainState(update=2), learner.save)
     assert len(str(caught.value).splitlines()) == 1

@@ -233,8 +233,6 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
     """AdamW's."""
-    value_learning_rate: Positive = 5e-5
-    """AdamW's for the value head."""
     warmup_updates: Whole = 0
     """Updates over which it rises to that."""
     decay: Literal["constant", "linear", "cosine"] = "constant"

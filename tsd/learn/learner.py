@@ -4,17 +4,19 @@ A learner knows how to learn from a batch, give out its weights, and save and lo
 there are several ranks, each call is one of all of them together.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
@@ -31,7 +33,8 @@ from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
 
-OPTIMIZER_FILE = "optimizer.pt"
+OPTIMIZER_FILE = "optimizer.safetensors"
+LOGPROB_GAP = "logprob_gap"
 PROBE_EVERY = 8
 """Updates between two versions whose logprobs are compared with the engine's."""
 
@@ -83,20 +86,13 @@ class PolicyLearner:
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
-        head = list(self.policy.value_head.parameters())
-        trunk = [p for p in self.policy.parameters() if p.requires_grad and all(p is not one for one in head)]
-        parts = [
-            {"params": trunk, "lr": train.learning_rate, "full_lr": train.learning_rate},
-            {"params": head, "lr": train.value_learning_rate, "full_lr": train.value_learning_rate},
-        ]
-        self.optimizer = torch.optim.AdamW(parts, weight_decay=train.weight_decay)
+        learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
         self.probed = -PROBE_EVERY
         """The update before which a copy was last kept."""
         self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
         if checkpoint is not None:
-            state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-            set_optimizer_state_dict(self.policy, self.optimizer, state["optimizer"], options=WHOLE)
-            self.probe.gap = state["logprob_gap"]
+            self._load_optimizer(checkpoint / OPTIMIZER_FILE)
 
     @property
     def vocabulary(self) -> int:
@@ -111,7 +107,7 @@ class PolicyLearner:
             self.probed = number
         self.probe.measure(rows)
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = parameters["full_lr"] * schedule(train, number)
+            parameters["lr"] = learning_rate(train, number)
         stats = None
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.model.dtype == "bfloat16"):
             anchors: Sequence[Tensor | None] = [None] * len(batches)
@@ -145,24 +141,42 @@ class PolicyLearner:
 
     def save(self, directory: Path | None) -> None:
         tensors = self.group.gather(self.policy)
-        optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
+        whole = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
         if directory is not None:
             with _disk_errors():
                 self.policy.save(directory, merged(tensors))
                 if self.config.train.lora_rank:
                     save_adapters(tensors, directory)
                 self.codec.tokenizer.save_pretrained(str(directory))
-                torch.save({"optimizer": optimizer, "logprob_gap": self.probe.gap}, directory / OPTIMIZER_FILE)
+                _save_moments(whole, directory / OPTIMIZER_FILE, {LOGPROB_GAP: json.dumps(self.probe.gap)})
         self.probe.drop()  # a run that goes on from here has no copy either
         self.probed = -PROBE_EVERY
+
+    def _load_optimizer(self, path: Path) -> None:
+        """AdamW's moments; its settings are the configuration's."""
+        state: dict[str, Any] = {}
+        with safe_open(path, "pt") as file:
+            self.probe.gap = json.loads(file.metadata()[LOGPROB_GAP])
+            for key in file.keys():  # noqa: SIM118
+                name, _, kind = key.rpartition(" ")
+                state.setdefault(name, {})[kind] = file.get_tensor(key)
+        group = {**self.optimizer.param_groups[0], "params": list(state)}
+        whole: dict[str, Any] = {"state": state, "param_groups": [group]}
+        set_optimizer_state_dict(self.policy, self.optimizer, whole, options=WHOLE)
+
+
+def _save_moments(whole: Any, path: Path, metadata: dict[str, str]) -> None:
+    """A `get_optimizer_state_dict` as a file of tensors alone."""
+    moments = {f"{name} {kind}": t for name, kinds in whole["state"].items() for kind, t in kinds.items()}
+    save_file(moments, path, metadata)
 
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Turns what safetensors and torch say of a disk that takes no more into the OSError that it is."""
+    """Turns what safetensors says of a disk that takes no more into the OSError that it is."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except SafetensorError as error:
         raise OSError(str(error).partition("\n")[0]) from error
 
 
@@ -179,17 +193,16 @@ def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
     return policy
 
 
-def schedule(train: TrainConfig, number: int) -> float:
-    """The share of the learning rate in the update of that number, from 0: up to 1 over the warm-up, then as `decay`
-    says, to 0 at the end."""
-    risen = min(1.0, (number + 1) / (train.warmup_updates + 1))
+def learning_rate(train: TrainConfig, number: int) -> float:
+    """Of the update of that number, from 0: up to full over the warm-up, then as `decay` says, to 0 at the end."""
+    full = train.learning_rate * min(1.0, (number + 1) / (train.warmup_updates + 1))
     left = 1 - number / train.num_updates
     if train.decay == "constant":
-        return risen
+        return full
     if train.decay == "linear":
-        return risen * left
+        return full * left
     if train.decay == "cosine":
-        return risen * (1 - math.cos(math.pi * left)) / 2
+        return full * (1 - math.cos(math.pi * left)) / 2
     assert_never(train.decay)
 
 
