@@ -90,9 +90,7 @@ def test_what_a_killed_trainer_half_wrote_goes_with_the_next_checkpoint(tmp_path
     assert names(tmp_path) == ["update-000005"]
 
 
-@pytest.mark.parametrize(
-    ("limit", "reason"), [(2**20, "I/O error: File too large"), (2**22, "I/O error: File too large")]
-)
+@pytest.mark.parametrize("limit", [2**20, 2**22])
 def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, tmp_path: Path) -> None:
     """3.3 MB of weights are past the first limit, 6.6 MB of the optimizer's past the second."""
     config = load_config(None, ["loss.c_kl=0"])
