@@ -38,8 +38,9 @@ class ScriptedEngine:
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
         return tuple(step(9, finish="end") for _ in range(num_samples))
 
-    async def load(self, weights: WeightUpdate) -> None:
+    async def load(self, weights: WeightUpdate) -> float:
         self.version = weights.version
+        return 0.0
 
     async def __aenter__(self) -> Self:
         return self

@@ -32,8 +32,10 @@ class Engine(Protocol):
         """As `expand`, but each sample runs on through `</step>` to the answer's end, EOS or `max_tokens`."""
         ...
 
-    async def load(self, weights: WeightUpdate) -> None:
+    async def load(self, weights: WeightUpdate) -> float:
         """Use `weights` from the next engine step on. Requests under way go on with them; no request is lost.
+
+        Returns for how many seconds generation stood still.
 
         Raises WeightsError when names or shapes are not this model's; the old weights then stay in use.
         """

@@ -126,3 +126,4 @@ class WeightUpdate(msgspec.Struct, frozen=True):
 
     version: int
     tensors: dict[str, np.ndarray]
+    """float32, or uint16 that hold bfloat16's bits."""

@@ -7,6 +7,7 @@ ended. Synchronous and single-threaded: knows nothing about asyncio, trees or ta
 
 from array import array
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from tsd.engine.rows import Group, Request, Row, groups_of
 from tsd.engine.trunk import Trunk
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
-from tsd.types import Finish, Step
+from tsd.types import Finish, Step, WeightUpdate
 
 PREFILL_TOKENS = 8192
 """Most tokens of new states, padding included, in one forward pass."""
@@ -40,7 +41,7 @@ class Decoder:
         cache_bytes: int,
         seed: int,
     ) -> None:
-        self.policy, self.finish, self.temperature = policy, finish, temperature
+        self.finish, self.temperature = finish, temperature
         self.max_rows, self.max_tokens = max_rows, max_tokens
         self.trunk = Trunk(policy, max_tokens)
         trunk = self.trunk
@@ -81,11 +82,18 @@ class Decoder:
         self._sample(logits[sources], values[sources])
         return self._retire()
 
-    def load(self, load_weights: Callable[[], None], version: int) -> None:
+    def prepared(self, weights: WeightUpdate) -> Trunk:
+        """What `load` takes, made beside what is in use: any thread may, while this one decodes.
+
+        Raises WeightsError where the weights are another model's.
+        """
+        policy = deepcopy(self.trunk.policy)
+        policy.load_weights(weights)
+        return Trunk(policy, self.max_tokens)
+
+    def load(self, trunk: Trunk, version: int) -> None:
         """New weights. Rows under way go on over the keys and values they have; the prefix cache starts anew."""
-        load_weights()
-        self.trunk = Trunk(self.policy, self.max_tokens)
-        self.version = version
+        self.trunk, self.version = trunk, version
         self.cache.clear()
 
     def _open_groups(self) -> list[Group]:

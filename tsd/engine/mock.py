@@ -64,10 +64,11 @@ class MockEngine:
         await asyncio.sleep(self.latency_s)
         return tuple(self._response(text, rng, max_tokens) for _ in range(num_samples))
 
-    async def load(self, weights: WeightUpdate) -> None:
+    async def load(self, weights: WeightUpdate) -> float:
         if set(weights.tensors) != {"solve_rate"}:
             raise WeightsError(f"weights {weights.version}: the mock engine takes solve_rate alone")
         self.solve_rate, self.version = float(weights.tensors["solve_rate"][0]), weights.version
+        return 0.0
 
     def _begin(self, state: Sequence[int]) -> tuple[str, random.Random]:
         text = "".join(map(chr, state))

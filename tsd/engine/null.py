@@ -35,8 +35,9 @@ class NullEngine:
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
         return tuple(self._step() for _ in range(num_samples))
 
-    async def load(self, weights: WeightUpdate) -> None:
+    async def load(self, weights: WeightUpdate) -> float:
         self.version = weights.version
+        return 0.0
 
     def _step(self) -> Step:
         """What any engine hands over for a step: a new tuple and two arrays, filled from lists."""

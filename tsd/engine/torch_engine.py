@@ -1,10 +1,12 @@
 """The embedded engine: decoding with torch in the generator's own process, for CPU and small models.
 
 The event loop hands requests to one worker thread and never waits for it: each decoding step is awaited, and between
-two steps the loop admits new requests, drops cancelled ones and applies new weights. Knows nothing about trees.
+two steps the loop admits new requests, drops cancelled ones and puts new weights in the place of the old: they are laid
+out beside, in another thread, while decoding goes on. Knows nothing about trees.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,8 @@ from tsd.config import EngineConfig
 from tsd.engine.decoder import Decoder
 from tsd.engine.rows import Request
 from tsd.engine.stops import Stops
-from tsd.errors import EngineError, WeightsError
+from tsd.engine.trunk import Trunk
+from tsd.errors import EngineError
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
 from tsd.types import Expansion, Step, WeightUpdate
@@ -34,7 +37,8 @@ class TorchEngine:
         self.temperature, self.dtype, self.seed = temperature, dtype, seed
         self._pending: deque[tuple[Request, asyncio.Future[Request]]] = deque()
         self._running: dict[Request, asyncio.Future[Request]] = {}
-        self._updates: deque[tuple[WeightUpdate, asyncio.Future[None]]] = deque()
+        self._updates: deque[tuple[Trunk, int, asyncio.Future[float]]] = deque()
+        self._loading = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stack = AsyncExitStack()
 
@@ -70,11 +74,14 @@ class TorchEngine:
         request = await self._generate(Request(tuple(state), num_samples, max_tokens, stops_at_step=False))
         return tuple(request.steps)
 
-    async def load(self, weights: WeightUpdate) -> None:
-        applied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._updates.append((weights, applied))
-        self._wake.set()
-        await applied
+    async def load(self, weights: WeightUpdate) -> float:
+        async with self._loading:
+            # Beside the steps that go on meanwhile; a thread left behind by a cancelled call changes nothing.
+            trunk = await asyncio.to_thread(self._decoder.prepared, weights)
+            applied: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+            self._updates.append((trunk, weights.version, applied))
+            self._wake.set()
+            return await applied
 
     async def _generate(self, request: Request) -> Request:
         limit = self._decoder.max_tokens
@@ -98,7 +105,7 @@ class TorchEngine:
         try:
             while True:
                 while self._updates:
-                    await self._apply(*self._updates.popleft())
+                    self._apply(*self._updates.popleft())
                 self._decoder.admit(self._admissible())  # between two steps; no more than a list grows
                 for request in await in_thread(self._decoder.advance):
                     self._resolve(request)
@@ -113,9 +120,9 @@ class TorchEngine:
         for request in (*self._running.values(), *(future for _, future in self._pending)):
             if not request.done():
                 request.set_exception(error)
-        for _, update in self._updates:
-            if not update.done():
-                update.set_exception(error)
+        for *_, applied in self._updates:
+            if not applied.done():
+                applied.set_exception(error)
 
     def _admissible(self) -> list[Request]:
         """Pending requests, first come first served, as many as rows are free."""
@@ -134,18 +141,12 @@ class TorchEngine:
         if future is not None and not future.done():
             future.set_result(request)
 
-    async def _apply(self, weights: WeightUpdate, applied: asyncio.Future[None]) -> None:
-        load_weights = partial(self._decoder.policy.load_weights, weights)
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._thread, self._decoder.load, load_weights, weights.version)
-        except WeightsError as error:
-            # The caller of `load` gets the error, if it still waits; requests under way go on with the old weights.
-            if not applied.done():
-                applied.set_exception(error)
-        else:
-            if not applied.done():
-                applied.set_result(None)
+    def _apply(self, trunk: Trunk, version: int, applied: asyncio.Future[float]) -> None:
+        """Between two steps, also where the caller of `load` no longer waits."""
+        started = time.monotonic()
+        self._decoder.load(trunk, version)
+        if not applied.done():
+            applied.set_result(time.monotonic() - started)
 
     def _start(self) -> Decoder:
         torch.set_num_threads(self.config.num_threads)

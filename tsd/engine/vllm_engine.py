@@ -6,6 +6,7 @@ A call is one request of vLLM. Knows nothing about trees or text; `vllm_model` p
 import asyncio
 import itertools
 import os
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
@@ -15,12 +16,13 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from safetensors.numpy import save
+from safetensors.torch import save
 
 from tsd.config import EngineConfig
 from tsd.engine.stops import STOPS
 from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start, stop
 from tsd.errors import EngineError, WeightsError
+from tsd.model.policy import as_tensor
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 NEVER = -1e4
@@ -72,11 +74,11 @@ class VllmEngine:
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
         return await self._generate(state, num_samples, max_tokens, self.stops[1:])
 
-    async def load(self, weights: WeightUpdate) -> None:
+    async def load(self, weights: WeightUpdate) -> float:
         self._check(weights)
         applying = asyncio.create_task(self._apply(weights))
         try:
-            await asyncio.shield(applying)
+            return await asyncio.shield(applying)
         except asyncio.CancelledError:
             # Weights and version change together, or not at all.
             await asyncio.wait({applying})
@@ -165,25 +167,30 @@ class VllmEngine:
                 f"update {weights.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}"
             )
 
-    async def _apply(self, weights: WeightUpdate) -> None:
-        """Through a file in memory. vLLM computes the state of requests under way anew, with the new weights."""
+    async def _apply(self, weights: WeightUpdate) -> float:
+        """Through a file in memory; the seconds that vLLM stood still.
+
+        It computes the state of requests under way anew, with the new weights.
+        """
         llm = self._running.llm
         async with self._loading:
             with engine_errors("vLLM does not take new weights"):
                 async with AsyncExitStack() as stack:
                     path = await asyncio.to_thread(stack.enter_context, _in_memory(weights))
+                    started = time.monotonic()
                     await llm.pause_generation(mode="keep", clear_cache=True)
                     try:
                         await llm.collective_rpc("load_tsd_weights", args=(path,))
                         self.version = weights.version
                     finally:
                         await llm.resume_generation()
+                    return time.monotonic() - started
 
 
 @contextmanager
 def _in_memory(weights: WeightUpdate) -> Iterator[str]:
     """A safetensors file that vLLM's processes can read. It has no name, so no death of a process leaves it behind."""
     with open(os.memfd_create("tsd-weights"), "wb") as file:
-        file.write(save(weights.tensors))
+        file.write(save({name: as_tensor(array) for name, array in weights.tensors.items()}))
         file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"

@@ -7,6 +7,7 @@ value head. Knows nothing about sampling, losses or files other than its own two
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -95,9 +96,9 @@ class Policy(nn.Module):
         """Whether the output layer is the embedding."""
         return bool(self.causal.config.tie_word_embeddings)
 
-    def weights(self, version: int) -> WeightUpdate:
-        """Every tensor as float32 numpy, under the names of a Hugging Face checkpoint, `value_head.*` beside."""
-        return weight_update(version, self.named_tensors())
+    def weights(self, version: int, dtype: str = "float32") -> WeightUpdate:
+        """Every tensor as numpy, under the names of a Hugging Face checkpoint, `value_head.*` beside."""
+        return weight_update(version, self.named_tensors(), dtype)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The model's own tensors; a tied output layer is the embedding, and is named once."""
@@ -117,9 +118,24 @@ class Policy(nn.Module):
                 f"update {update.version} is for another model: {len(wrong)} tensors differ, e.g. {wrong[0]}"
             )
         for name, tensor in own.items():
-            tensor.copy_(torch.tensor(update.tensors[name]))
+            tensor.copy_(as_tensor(update.tensors[name]))
 
 
-def weight_update(version: int, tensors: dict[str, Tensor]) -> WeightUpdate:
-    """Tensors as they travel: float32, on the CPU, copied."""
-    return WeightUpdate(version, {name: t.detach().float().cpu().numpy().copy() for name, t in tensors.items()})
+def weight_update(version: int, tensors: dict[str, Tensor], dtype: str = "float32") -> WeightUpdate:
+    """Tensors as they travel: on the CPU, copied, and in an engine's `model.dtype`, float32 or bfloat16; the value head
+    is float32 in any. It is rounded here and nowhere else, so that both ends have the same bits."""
+    return WeightUpdate(
+        version,
+        {name: _as_array(t, "float32" if name.startswith(HEAD_PREFIX) else dtype) for name, t in tensors.items()},
+    )
+
+
+def _as_array(tensor: Tensor, dtype: str) -> np.ndarray:
+    tensor = tensor.detach().to("cpu", getattr(torch, dtype), copy=True).contiguous()
+    return (tensor.view(torch.uint16) if dtype == "bfloat16" else tensor).numpy()
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A copy of an update's tensor: float32, or bfloat16 where the array holds its bits."""
+    tensor = torch.tensor(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
