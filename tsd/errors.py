@@ -14,11 +14,15 @@ class WeightsError(TsdError):
 
 
 class TransportError(TsdError):
-    """Raised when a peer does not answer by its deadline."""
+    """Raised when a peer does not answer by its deadline, or will have nothing to do with this one."""
 
 
 class FrameError(TransportError):
     """Raised when a frame that came in is damaged, or its parts do not fit together."""
+
+
+class ProtocolError(FrameError):
+    """Raised when a frame is whole, but comes from another version of tsd."""
 
 
 class CheckpointError(TsdError):

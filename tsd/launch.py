@@ -16,15 +16,13 @@ from rich.console import Console
 from tsd import rundir
 from tsd.config import Config, load_config, save_config
 from tsd.devices import bind, parse_gpus, visible_gpus
+from tsd.identity import MODELLESS
 from tsd.model.files import model_path
 from tsd.observe.tensorboard import check_tensorboard
 from tsd.plan import make_plan, render_plan
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks.rewards import load_rewards
 from tsd.transport.keys import OTHER, load_keys
-
-MODELLESS = ("mock", "null")
-"""Engines that need no model."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     checkpoints/    the newest few                      logs/                     what each process printed
     tensorboard/    the metrics once more, where asked for
     spool/          what generators finished, until a checkpoint holds it
+    run-id          made with the directory: tells its processes from another run's
 
 Starts nothing, and knows nothing about devices.
 """
@@ -22,6 +23,7 @@ import msgspec
 from tsd.books import Books, balance
 from tsd.config import Config
 from tsd.guardian import GRACE_S, KILL_S, is_running
+from tsd.identity import name_run
 from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
 from tsd.observe.metrics import MetricsReader
 from tsd.observe.state import RunState
@@ -76,7 +78,10 @@ def _result(evaluation: dict[str, Any]) -> str:
 
 
 def create(run_dir: Path) -> None:
-    """Makes the directory of a new run, for this user alone. Raises ValueError where something is already there."""
+    """Makes the directory of a new run, for this user alone, and its id.
+
+    Raises ValueError where something is already there.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         run_dir.chmod(0o700)
@@ -87,6 +92,7 @@ def create(run_dir: Path) -> None:
         raise ValueError(
             f"{run_dir} is not empty; continue that run with --resume {run_dir}, or name another --run-dir"
         )
+    name_run(run_dir)
 
 
 def check_resumable(run_dir: Path) -> None:

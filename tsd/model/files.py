@@ -1,5 +1,6 @@
 """Where models lie. Imports neither torch nor transformers."""
 
+import hashlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,6 +8,7 @@ BUILTIN = "builtin:"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Weights in Python's own format, which can hold any program."""
 VALUE_HEAD_FILE = "value_head.safetensors"
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 MOCK_FILE = "mock.json"
 """What a checkpoint of the mock learner holds instead of a model."""
 
@@ -26,3 +28,11 @@ def model_path(path: str) -> Path:
             "load the model where you trust it and save it again"
         )
     return directory
+
+
+def tokenizer_hash(directory: Path) -> str:
+    """Of the files that say which token is which: 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in TOKENIZER_FILES for path in directory.glob(pattern)):
+        found.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]

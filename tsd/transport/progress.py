@@ -13,7 +13,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from tsd.errors import FrameError, TransportError
+from tsd.errors import FrameError, ProtocolError, TransportError
 from tsd.transport.codec import decode, encode
 from tsd.transport.endpoint import Endpoint
 
@@ -61,7 +61,8 @@ class ProgressSubscriber(Endpoint):
         self.num_damaged = 0
 
     async def newest(self, timeout_s: float) -> Progress:
-        """The last thing said. Raises TransportError when nothing was for `timeout_s`."""
+        """The last thing said. Raises TransportError when nothing was for `timeout_s`, ProtocolError where the trainer
+        is of another version of tsd."""
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -72,5 +73,7 @@ class ProgressSubscriber(Endpoint):
                 frame = await self._socket.recv()
             try:
                 return decode(frame, Progress, max_bytes=MAX_PROGRESS_BYTES)
+            except ProtocolError:
+                raise
             except FrameError:
                 self.num_damaged += 1  # the next one says as much

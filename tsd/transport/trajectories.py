@@ -16,7 +16,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from tsd.errors import FrameError, TransportError
+from tsd.errors import FrameError, ProtocolError, TransportError
 from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode
 from tsd.transport.endpoint import Endpoint
 from tsd.transport.progress import Progress
@@ -147,7 +147,7 @@ class Inbox(Endpoint):
         self._socket.maxmsgsize = MAX_TRAJECTORY_BYTES
         self._listen(address)
         self.received = dict(received)
-        self.num_duplicates = self.num_early = self.num_damaged = 0
+        self.num_duplicates = self.num_early = self.num_damaged = self.num_foreign = 0
         self.missing = False
         """Something was damaged or came too early: generators should send again what comes after `received`."""
 
@@ -167,6 +167,9 @@ class Inbox(Endpoint):
             trajectory = decode(frame, Trajectory)
             if not SENDER.fullmatch(trajectory.sender):
                 raise FrameError(f"expected the name of a generator's life, found {trajectory.sender[:40]!r}")
+        except ProtocolError:
+            self.num_foreign += 1  # and would be again: not asked for
+            return None
         except FrameError:
             self.num_damaged += 1
             self.missing = True

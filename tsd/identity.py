@@ -1,0 +1,32 @@
+"""Who a run's processes are to each other: an id that the run directory keeps, and what they read their tokens with.
+
+Knows nothing about sockets; `tsd.transport.hello` says what is done with it.
+"""
+
+import uuid
+from pathlib import Path
+
+from tsd.config import Config
+from tsd.model.files import model_path, tokenizer_hash
+from tsd.transport.hello import Hello
+
+RUN_ID_FILE = "run-id"
+MODELLESS = ("mock", "null")
+"""Engines that need no model."""
+
+
+def name_run(run_dir: Path) -> None:
+    """Gives a new run its id, which it keeps when it is resumed."""
+    (run_dir / RUN_ID_FILE).write_text(uuid.uuid4().hex[:16] + "\n")
+
+
+def identify(run_dir: Path, config: Config) -> Hello:
+    """What this process says of itself, and expects of others. A run from before there were ids has an empty one.
+
+    Raises ValueError where the configuration names no model.
+    """
+    path = run_dir / RUN_ID_FILE
+    run = path.read_text().strip() if path.exists() else ""
+    # Of the model that the run started from: a checkpoint holds the same tokenizer, but as its library writes it now.
+    tokenizer = "" if config.engine.kind in MODELLESS else tokenizer_hash(model_path(config.model.path))
+    return Hello(run=run, tokenizer=tokenizer)
