@@ -5,9 +5,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tsd.transport.hello import Hello
 from tsd.types import Grade, Trajectory, WeightUpdate
 
 PATIENCE_S = 10.0
+HELLO = Hello(run="r", tokenizer="t")
 SOON_S = 0.05
 
 

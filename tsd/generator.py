@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ import numpy as np
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.engine import make_engine
+from tsd.identity import identify
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.model.files import model_path
 from tsd.observe.metrics import GeneratorRow, MetricsWriter, WeightsRow
@@ -36,10 +38,11 @@ from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
 from tsd.transport.curve import generator_context
 from tsd.transport.keys import load_keys
+from tsd.transport.deltas import num_bytes, num_elements
 from tsd.transport.progress import ProgressSubscriber
 from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
-from tsd.transport.weights import WeightSubscriber, checksum, num_bytes
+from tsd.transport.weights import WeightSubscriber
 from tsd.types import Problem, Trajectory
 
 REPORT_EVERY_S = 2.0
@@ -81,7 +84,7 @@ class Generator:
         """Until cancelled."""
         progress = await self.progress.newest(self.config.transport.timeout_s)
         self.outbox.heard(progress)
-        await self.load_weights(progress.life)
+        await self.load_weights()
         self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
         async with asyncio.TaskGroup() as group:
             group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
@@ -114,22 +117,29 @@ class Generator:
             progress = await self.progress.newest(self.config.transport.timeout_s)
             self.outbox.heard(progress)
             if progress.version != self.engine.version or progress.life != life:
-                await self.load_weights(progress.life)
+                await self.load_weights()
             life = progress.life
 
-    async def load_weights(self, life: str) -> None:
+    async def load_weights(self) -> None:
         """The trainer's current ones."""
         started = time.monotonic()
-        update = await self.weights.snapshot(self.config.transport.timeout_s)
-        await self.engine.load(update)
+        fetched = await self.weights.fetch(self.config.transport.timeout_s)
+        update, is_delta = fetched.update, fetched.is_delta
+        pause_s = await self.engine.load(update)
         self.metrics.write(
             WeightsRow(
                 source=f"generator-{self.index}",
-                life=life,
+                life=fetched.life,
                 version=update.version,
-                checksum=await asyncio.to_thread(checksum, update),
-                num_bytes=num_bytes(update),
+                checksum=fetched.checksum,
+                num_bytes=fetched.num_bytes,
+                dense_bytes=num_bytes(update),
+                is_delta=is_delta,
+                changed_share=fetched.num_changed / num_elements(update) if is_delta else None,
                 seconds=time.monotonic() - started,
+                wire_s=fetched.wire_s,
+                decode_s=fetched.decode_s,
+                pause_s=pause_s,
             )
         )
 
@@ -240,9 +250,10 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
         )
         progress = stack.enter_context(ProgressSubscriber(context, addresses.progress))
-        weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots))
+        hello, event = identify(run_dir, config), partial(metrics.event, f"generator-{index}")
+        weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
         engine = await stack.enter_async_context(generation.engine)
-        grader = make_grader(task, config, lambda text: metrics.event(f"generator-{index}", text))
+        grader = make_grader(task, config, event)
         parts = Generator(
             index, run_dir, config, task, generation.codec, engine, outbox, progress, weights, metrics, grader
         )

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,7 @@ from tsd.books import USED_FILE
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
+from tsd.identity import identify
 from tsd.intake import Intake
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reached_end, save_checkpoint
 from tsd.learn.group import Group, join_group
@@ -45,9 +47,10 @@ from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
 from tsd.transport.curve import trainer_context
 from tsd.transport.keys import load_keys
+from tsd.transport.deltas import num_bytes, num_elements
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox
-from tsd.transport.weights import WeightPublisher, checksum, num_bytes
+from tsd.transport.weights import WeightPublisher
 from tsd.types import Grade, Trajectory, WeightUpdate
 
 HEARTBEAT_S = 1.0
@@ -68,8 +71,6 @@ class Trainer:
     weights: WeightPublisher
     progress: ProgressPublisher
     metrics: MetricsWriter
-    life: str = field(default_factory=new_life)
-    """Tells this process from one that had its place before."""
     saved: dict[str, int] = field(default_factory=dict)
     """What was consumed, as far as a checkpoint holds it."""
     num_asked: int = 0
@@ -104,7 +105,7 @@ class Trainer:
     async def tell(self) -> None:
         """Where this trainer is, to every generator."""
         progress = Progress(
-            life=self.life,
+            life=self.weights.life,
             version=self.state.version,
             received=self.intake.inbox.received,
             used=self.intake.consumed,
@@ -146,22 +147,28 @@ class Trainer:
         """The weights as they are, under the version of the state."""
         started = time.monotonic()
 
-        def gather() -> tuple[WeightUpdate, int]:
+        def gather() -> WeightUpdate:
             give(self.group, Gather())
-            update = self.learner.weights(self.state.version)
-            return update, checksum(update)
+            return self.learner.weights(self.state.version)
 
-        update, found = await asyncio.to_thread(gather)
-        await self.weights.publish(update)
+        update = await asyncio.to_thread(gather)
+        gathered = time.monotonic()
+        history = await self.weights.publish(update)
+        newest = history.newest
+        encoded = time.monotonic()
         await self.tell()
         self.metrics.write(
             WeightsRow(
                 source="trainer-0",
-                life=self.life,
+                life=self.weights.life,
                 version=update.version,
-                checksum=found,
-                num_bytes=num_bytes(update),
-                seconds=time.monotonic() - started,
+                checksum=history.checksum,
+                num_bytes=newest.num_bytes,
+                dense_bytes=num_bytes(update),
+                is_delta=newest.base is not None,
+                changed_share=None if history.num_changed is None else history.num_changed / num_elements(update),
+                seconds=encoded - started,
+                encode_s=encoded - gathered,
             )
         )
 
@@ -213,6 +220,8 @@ class Trainer:
                     "duplicate": inbox.num_duplicates,
                     "early": inbox.num_early,
                     "damaged": inbox.num_damaged,
+                    "other protocol": inbox.num_foreign,
+                    **{f"generator of another {what}": count for what, count in self.weights.num_refused.items()},
                 },
                 num_tokens_laid_out=sum(map(num_laid_out, trajectories)),
                 tokens_per_s=sum(len(trajectory.tokens) for trajectory in trajectories) / seconds,
@@ -255,6 +264,7 @@ async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> Non
     with ExitStack() as stack:
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
+        event = partial(metrics.event, "trainer-0")
         context = stack.enter_context(trainer_context(load_keys(config.transport.keys, "trainer")))
         inbox = stack.enter_context(
             Inbox(
@@ -266,10 +276,12 @@ async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> Non
                 config.search.max_path_tokens,
             )
         )
-        weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
+        weights = stack.enter_context(
+            WeightPublisher(context, addresses.snapshots, identify(run_dir, config), new_life(), event)
+        )
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")
-        intake = Intake(config, inbox, state, report=lambda text: metrics.event("trainer-0", text))
+        intake = Intake(config, inbox, state, report=event)
         await Trainer(config, run_dir, group, learner, state, intake, weights, progress, metrics).run()
 
 

@@ -69,7 +69,7 @@ class Learner(Protocol):
 class PolicyLearner:
     """PPO or CISPO with AdamW on a `Policy`. Every rank holds a part of the model and sees its share of each batch.
 
-    `model.dtype` is the precision of the forward pass alone.
+    `model.dtype` is the precision of the forward pass, and of the weights given out; its own are float32.
     """
 
     def __init__(self, config: Config, start: Path, checkpoint: Path | None, group: Group) -> None:
@@ -137,7 +137,7 @@ class PolicyLearner:
         return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
 
     def weights(self, version: int) -> WeightUpdate:
-        return weight_update(version, merged(self.group.gather(self.policy)))
+        return weight_update(version, merged(self.group.gather(self.policy)), self.config.model.dtype)
 
     def save(self, directory: Path | None) -> None:
         tensors = self.group.gather(self.policy)

@@ -128,9 +128,24 @@ class WeightsRow(Struct, frozen=True, kw_only=True, tag="weights", tag_field="ki
     checksum: int
     """Of all tensors: equal where the weights are."""
     num_bytes: int
-    """Of all tensors, as they travel."""
+    """On the wire: what the generator got, or what the trainer gives to one that has the version before."""
+    dense_bytes: int = 0
+    """Of all tensors."""
+    is_delta: bool = False
+    """Whether these bytes are what changed, or all."""
+    changed_share: float | None = None
+    """Elements that differ from the version before, of all. At a generator those that its deltas changed, summed up
+    where there were several; None where it got all bytes."""
     seconds: float
-    """To gather and encode them, or to fetch and apply them."""
+    """In all: to gather and encode them, or to fetch and apply them."""
+    encode_s: float | None = None
+    """At the trainer: to find what changed and make frames, off the event loop, in seconds."""
+    wire_s: float | None = None
+    """At a generator, as all below: from its question to the whole answer, in seconds."""
+    decode_s: float | None = None
+    """To decode, apply and check the frames, off the event loop, in seconds."""
+    pause_s: float | None = None
+    """How long generation stood still for them, in seconds."""
 
 
 class EvaluationRow(Struct, frozen=True, kw_only=True, tag="evaluation", tag_field="kind"):

@@ -1,121 +1,182 @@
 """Weights from the trainer to generators: `Progress` says that there is a new version, a snapshot socket gives it out.
 
-PUB drops silently, and of a burst the newest first; so it carries no weights, only the news. Who joins late, or was
-busy for several versions, asks once and gets the newest. Every update is whole (dense), versioned, and checked tensor
-by tensor before anyone sees it.
+    a generator says      who it is (`Hello`), and which weights it has
+    the trainer answers   with the deltas that lead from those to its newest, with the newest whole, or with a refusal
+
+PUB drops silently, and of a burst the newest first; so it carries no weights, only the news. Who joins late, was busy
+for many versions, has another trainer's weights, or cannot apply what it got, gets the whole. What comes out has the
+checksum that the trainer's weights have, or nobody sees it. Knows nothing about engines and learners.
 """
 
 import asyncio
-import math
-import zlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 import zmq
 import zmq.asyncio
 
-from tsd.errors import FrameError, TransportError, WeightsError
+from tsd.errors import FrameError, ProtocolError, TransportError, WeightsError
 from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode, encode
+from tsd.transport.deltas import Frame, History, checksum, decode_update
 from tsd.transport.endpoint import Endpoint
+from tsd.transport.hello import Hello, mismatch
 from tsd.types import WeightUpdate
 
-SNAPSHOT_REQUEST = b"snapshot"
 ASK_AGAIN_S = 10.0
 
-
-class _Tensor(msgspec.Struct, frozen=True):
-    name: str
-    shape: tuple[int, ...]
-    crc32: int
+Report = Callable[[str], None]
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _Question(msgspec.Struct, frozen=True):
+    hello: Hello
+    life: str
+    """Of the trainer whose weights it has; empty where it has none, or wants them whole."""
     version: int
-    tensors: tuple[_Tensor, ...]
 
 
-def encode_update(update: WeightUpdate) -> list[bytes]:
-    """A header frame, then one frame of little-endian float32 for each tensor."""
-    frames = [np.ascontiguousarray(tensor, "<f4").tobytes() for tensor in update.tensors.values()]
-    tensors = tuple(
-        _Tensor(name, tensor.shape, zlib.crc32(frame))
-        for (name, tensor), frame in zip(update.tensors.items(), frames, strict=True)
-    )
-    return [encode(_Header(update.version, tensors)), *frames]
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the frames after it are: parts, one after the other."""
+
+    refusal: str = ""
+    """Why there are none."""
+    life: str
+    version: int
+    checksum: int = 0
+    """Of the weights that come out."""
+    num_frames: tuple[int, ...] = ()
+    """Of each part."""
+    num_changed: int = 0
+    """Elements that the parts change, in all."""
+    is_delta: bool = False
 
 
-def checksum(update: WeightUpdate) -> int:
-    """Of names and contents: the same at both ends, or something is wrong."""
-    found = 0
-    for name in sorted(update.tensors):
-        found = zlib.crc32(update.tensors[name].astype("<f4").tobytes(), zlib.crc32(name.encode(), found))
-    return found
+@dataclass(frozen=True)
+class Fetched:
+    """Weights as a generator got them, and what that took."""
 
-
-def num_bytes(update: WeightUpdate) -> int:
-    """As it travels, names aside."""
-    return sum(4 * tensor.size for tensor in update.tensors.values())
-
-
-def decode_update(frames: list[bytes]) -> WeightUpdate:
-    """Raises WeightsError where a frame is missing, of the wrong size, or damaged."""
-    try:
-        header = decode(frames[0], _Header)
-    except FrameError as error:
-        raise WeightsError(f"a weight update has a damaged header: {error}") from None
-    if len(frames) != 1 + len(header.tensors):
-        raise WeightsError(f"weights {header.version}: expected {len(header.tensors)} tensors, found {len(frames) - 1}")
-    tensors: dict[str, np.ndarray] = {}
-    for tensor, frame in zip(header.tensors, frames[1:], strict=True):
-        if len(frame) != 4 * math.prod(tensor.shape) or zlib.crc32(frame) != tensor.crc32:
-            raise WeightsError(f"weights {header.version}: {tensor.name} is damaged (size or checksum)")
-        tensors[tensor.name] = np.frombuffer(frame, "<f4").reshape(tensor.shape)
-    return WeightUpdate(header.version, tensors)
+    update: WeightUpdate
+    life: str
+    checksum: int
+    is_delta: bool
+    num_bytes: int
+    """On the wire."""
+    num_changed: int
+    """Elements, of several deltas in all; every one where it is no delta."""
+    wire_s: float
+    """From the question to its answer."""
+    decode_s: float
+    """To decode, apply and check."""
 
 
 class WeightPublisher(Endpoint):
-    """The trainer's end. `serve` must run for late joiners to get their snapshot."""
+    """The trainer's end. `serve` must run for generators to get anything."""
 
-    def __init__(self, context: zmq.asyncio.Context, snapshot: str) -> None:
+    def __init__(
+        self, context: zmq.asyncio.Context, snapshot: str, hello: Hello, life: str, report: Report = lambda text: None
+    ) -> None:
         self._socket = context.socket(zmq.ROUTER)
         self._listen(snapshot)
-        self._latest: list[bytes] = []
+        self.hello, self.life, self._report = hello, life, report
+        self.num_refused: Counter[str] = Counter()
+        """Questions, by what was wrong with who asked."""
+        self.history: History | None = None
+        """None until the first `publish`."""
 
-    async def publish(self, update: WeightUpdate) -> None:
-        """From now on the one that is given out. Encoding is off the loop: it touches every byte."""
-        self._latest = await asyncio.to_thread(encode_update, update)
+    async def publish(self, update: WeightUpdate) -> History:
+        """From now on the one that is given out; its tensors must stay as they are. Encoding is off the loop."""
+        then = History.begin if self.history is None else self.history.then
+        self.history = await asyncio.to_thread(then, update)
+        return self.history
 
     async def serve(self) -> None:
-        """Answers snapshot requests until cancelled; waits for generators that join."""
+        """Answers questions until cancelled; waits for generators that join, or hear of new weights."""
         while True:
             peer, *request = await self._socket.recv_multipart()
-            if len(request) == 2 and request[0] == SNAPSHOT_REQUEST:
-                await self._socket.send_multipart([peer, request[1], *self._latest])
+            if len(request) == 2 and (frames := self._answer(request[1])):
+                await self._socket.send_multipart([peer, request[0], *frames])
+
+    def _answer(self, question: bytes) -> list[Frame]:
+        """None at all to what is no question."""
+        try:
+            asked = decode(question, _Question)
+        except ProtocolError as error:
+            return self._refuse("protocol", str(error))
+        except FrameError:
+            return []
+        if wrong := mismatch(self.hello, asked.hello):
+            return self._refuse(*wrong)
+        if self.history is None:
+            return []  # it asks again
+        parts = self.history.since(asked.version if asked.life == self.life else None)
+        answer = _Answer(
+            life=self.life,
+            version=self.history.update.version,
+            checksum=self.history.checksum,
+            num_frames=tuple(len(part.frames) for part in parts),
+            num_changed=sum(part.num_changed for part in parts),
+            is_delta=parts[0].base is not None,
+        )
+        return [encode(answer), *(frame for part in parts for frame in part.frames)]
+
+    def _refuse(self, name: str, why: str) -> list[Frame]:
+        self.num_refused[name] += 1
+        self._report(f"refused a generator: {why}")
+        return [encode(_Answer(refusal=why, life=self.life, version=-1))]
 
 
 class WeightSubscriber(Endpoint):
-    """A generator's end."""
+    """A generator's end. Keeps the last weights, to apply deltas to."""
 
-    def __init__(self, context: zmq.asyncio.Context, snapshot: str, ask_again_s: float = ASK_AGAIN_S) -> None:
-        self._ask_again_s = ask_again_s
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        snapshot: str,
+        hello: Hello,
+        ask_again_s: float = ASK_AGAIN_S,
+        report: Report = lambda text: None,
+    ) -> None:
+        self._ask_again_s, self._report = ask_again_s, report
         self._socket = context.socket(zmq.DEALER)
         self._socket.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
         self._socket.connect(snapshot)
+        self._hello, self._has = hello, _Question(hello, "", -1)
+        self._base: WeightUpdate | None = None
         self._num_asked = 0
 
-    async def snapshot(self, timeout_s: float) -> WeightUpdate:
-        """The trainer's current weights. Raises TransportError when it does not answer in time.
+    async def fetch(self, timeout_s: float) -> Fetched:
+        """The trainer's current weights. Raises TransportError when it does not answer in time or refuses, WeightsError
+        when even whole weights come damaged.
 
         Asks again now and then: a trainer that died took the question with it.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while (frames := await self._ask()) is None:
+                while (fetched := await self._try()) is None:
                     pass
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
-        return await asyncio.to_thread(decode_update, frames)
+        self._has, self._base = _Question(self._hello, fetched.life, fetched.update.version), fetched.update
+        return fetched
+
+    async def _try(self) -> Fetched | None:
+        """None where no answer came for long, or what came must be asked for whole."""
+        started = time.monotonic()
+        frames = await self._ask()
+        if frames is None:
+            return None
+        base, wire_s = self._base, time.monotonic() - started
+        try:
+            return await asyncio.to_thread(_take, frames, base, wire_s)
+        except WeightsError as error:
+            if base is None:
+                raise
+            self._report(f"{error}; asks for the whole weights")
+            self._has, self._base = _Question(self._hello, "", -1), None
+            return None
 
     async def _ask(self) -> list[bytes] | None:
         """The answer to one question, not to an earlier one; None where none came for long."""
@@ -123,9 +184,38 @@ class WeightSubscriber(Endpoint):
         number = b"%d" % self._num_asked
         with suppress(TimeoutError):
             async with asyncio.timeout(self._ask_again_s):
-                await self._socket.send_multipart([SNAPSHOT_REQUEST, number])
+                await self._socket.send_multipart([number, encode(self._has)])
                 while True:
                     answered, *frames = await self._socket.recv_multipart()
                     if answered == number:
                         return frames
         return None
+
+
+def _take(frames: Sequence[bytes], base: WeightUpdate | None, wire_s: float) -> Fetched:
+    """What an answer's frames make of the weights there were. Raises TransportError where they are a refusal,
+    WeightsError where they do not make what the trainer has."""
+    started = time.monotonic()
+    try:
+        answer = decode(frames[0], _Answer)
+    except ProtocolError:
+        raise
+    except (FrameError, IndexError) as error:
+        raise WeightsError(f"an answer with weights has a damaged header: {error}") from None
+    if answer.refusal:
+        raise TransportError(f"the trainer refused this generator: {answer.refusal}")
+    at, update = 1, base
+    for count in answer.num_frames:
+        update, at = decode_update(frames[at : at + count], update), at + count
+    if update is None or update.version != answer.version or at != len(frames) or checksum(update) != answer.checksum:
+        raise WeightsError(f"weights {answer.version} are not as the trainer has them")
+    return Fetched(
+        update=update,
+        life=answer.life,
+        checksum=answer.checksum,
+        is_delta=answer.is_delta,
+        num_bytes=sum(map(len, frames)),
+        num_changed=answer.num_changed,
+        wire_s=wire_s,
+        decode_s=time.monotonic() - started,
+    )
