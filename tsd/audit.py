@@ -3,7 +3,6 @@
 Knows nothing about what happened to the run.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -94,24 +93,20 @@ def used(run_dir: Path, state: TrainState) -> list[str]:
 
 def comebacks(run_dir: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
     """Of each generator that died: seconds until an update used what its next life made, and updates made till then."""
-    made = {row.update: row.time_s for row in rows if isinstance(row, UpdateRow)}
-    first_used: dict[str, float] = {}
-    for one in _updates(run_dir):
-        for name in one.ids:
-            first_used.setdefault(name.rpartition("-")[0], made.get(one.update, math.inf))
+    made = [(row.time_s, row.update) for row in rows if isinstance(row, UpdateRow)]
+    used_by = {one.update: {name.rpartition("-")[0] for name in one.ids} for one in _updates(run_dir)}
     found = []
     for row in rows:
         death = re.match(r"generator-(\d+) ended with", row.text) if isinstance(row, EventRow) else None
-        after = [first_used[sender] for sender in first_used if death and _is_life(sender, death[1], row.time_s)]
-        if after and (back := min(after)) < math.inf:
-            found.append((back - row.time_s, sum(row.time_s < time_s < back for time_s in made.values())))
+        if death is None:
+            continue
+        before = {life for time_s, update in made if time_s < row.time_s for life in used_by.get(update, ())}
+        later = [(time_s, update) for time_s, update in made if time_s > row.time_s]
+        for count, (time_s, update) in enumerate(later):
+            if any(life.startswith(f"{death[1]}-") and life not in before for life in used_by.get(update, ())):
+                found.append((time_s - row.time_s, count))
+                break
     return found
-
-
-def _is_life(sender: str, index: str, since_s: float) -> bool:
-    """Whether a sender is that generator, born after that time."""
-    of, _, born_ns = sender.partition("-")
-    return of == index and int(born_ns, 16) > since_s * 1e9
 
 
 def _updates(run_dir: Path) -> Iterator[_Used]:

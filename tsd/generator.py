@@ -37,8 +37,8 @@ from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
 from tsd.transport.curve import generator_context
-from tsd.transport.keys import load_keys
 from tsd.transport.deltas import num_bytes, num_elements
+from tsd.transport.keys import load_keys
 from tsd.transport.progress import ProgressSubscriber
 from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox

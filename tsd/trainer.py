@@ -46,8 +46,8 @@ from tsd.orders import End, Gather, Learn, Save, follow, give
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
 from tsd.transport.curve import trainer_context
-from tsd.transport.keys import load_keys
 from tsd.transport.deltas import num_bytes, num_elements
+from tsd.transport.keys import load_keys
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox
 from tsd.transport.weights import WeightPublisher

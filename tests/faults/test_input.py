@@ -31,7 +31,7 @@ from tsd.solve import Solution
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.tasks.expression import evaluate
 from tsd.transport.addresses import Addresses
-from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode, encode, seal
+from tsd.transport.codec import HEAD_BYTES, MAX_TRAJECTORY_BYTES, decode, encode, seal
 from tsd.transport.progress import MAX_PROGRESS_BYTES, Progress, ProgressPublisher, ProgressSubscriber
 from tsd.transport.spool import Lane
 from tsd.transport.trajectories import Inbox, Outbox
@@ -47,7 +47,7 @@ WIDE = "\xdf\xff\xff\xff\xff".encode("latin-1")
 
 def spoilt(**fields: bytes) -> bytes:
     """A trajectory's frame in which some fields hold those bytes of MessagePack; a name of no field adds one."""
-    packed = msgspec.msgpack.decode(encode(trajectory("0-a"))[4:], type=dict[str, msgspec.Raw])
+    packed = msgspec.msgpack.decode(encode(trajectory("0-a"))[HEAD_BYTES:], type=dict[str, msgspec.Raw])
     raws = packed | {name: msgspec.Raw(data) for name, data in fields.items()}
     return seal(msgspec.msgpack.encode(raws))
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tests.launched import launched, until
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
-from tests.wire import PATIENCE_S, assert_same, trajectory, weights
+from tests.wire import HELLO, PATIENCE_S, assert_same, trajectory, weights
 from tsd.config import TransportConfig, load_config
 from tsd.errors import TransportError
 from tsd.launch import Request
@@ -72,7 +72,7 @@ class Trainer:
     def __init__(self, context: zmq.asyncio.Context, addresses: Addresses, stack: ExitStack) -> None:
         self.inbox = stack.enter_context(Inbox(context, addresses.trajectories, 4, {}))
         self.progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
-        self.weights = stack.enter_context(WeightPublisher(context, addresses.snapshots))
+        self.weights = stack.enter_context(WeightPublisher(context, addresses.snapshots, HELLO, "a"))
 
     async def speak(self) -> None:
         """Until cancelled."""
@@ -107,8 +107,8 @@ async def crosses(context: zmq.asyncio.Context, trainer: Trainer, addresses: Add
             assert await listener.newest(seconds) == SAID
 
     async def fetch() -> None:
-        with WeightSubscriber(context, addresses.snapshots) as subscriber:
-            assert_same(await subscriber.snapshot(seconds), weights(3))
+        with WeightSubscriber(context, addresses.snapshots, HELLO) as subscriber:
+            assert_same((await subscriber.fetch(seconds)).update, weights(3))
 
     async def send() -> None:
         with context.socket(zmq.PUSH) as wire:
@@ -233,9 +233,9 @@ def test_a_host_of_another_machine_is_one_line() -> None:
 
 async def test_a_port_in_use_is_one_line(addresses: Addresses, context: zmq.asyncio.Context) -> None:
     with Inbox(context, addresses.trajectories, 4, {}):
-        for kind in (ProgressPublisher, WeightPublisher):
+        for listen in (ProgressPublisher, lambda context, at: WeightPublisher(context, at, HELLO, "a")):
             with pytest.raises(TransportError, match=r"trainer cannot listen at tcp://.*: Address already in use"):
-                kind(context, addresses.trajectories)
+                listen(context, addresses.trajectories)
 
 
 # Files

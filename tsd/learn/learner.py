@@ -33,7 +33,8 @@ from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE = "optimizer.state"
+"""A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""
 LOGPROB_GAP = "logprob_gap"
 PROBE_EVERY = 8
 """Updates between two versions whose logprobs are compared with the engine's."""
