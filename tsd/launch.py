@@ -73,9 +73,9 @@ def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> 
         placement = bind(placement, visible_gpus(os.environ))
     if config.engine.kind not in MODELLESS:
         model_path(config.model.path)
+    os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     if request.resume is None:
         rundir.create(directory)
-    os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     with rundir.locked(directory) as lock:
         save_config(config, directory / rundir.CONFIG_FILE)
         run = Run(config, placement, directory, dict(os.environ), programs)
