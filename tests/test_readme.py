@@ -25,3 +25,10 @@ def test_each_python_example_runs_without_torch_or_zmq(block: str) -> None:
     assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("solved 1.0")
     assert "<answer>" in found.stdout
+
+
+def test_every_test_that_the_readme_names_is_there() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", README))
+    assert len(named) >= 25
+    assert {name for name in named if f"def {name}(" not in tests} == set()

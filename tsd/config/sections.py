@@ -184,11 +184,13 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
     ratio_mask: NotNegative = 0.0
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
-    visit_power: Share = 0.5
     advantage: Literal["auto", "value", "group", "sibling", "tree"] = "auto"
     """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
-    for whole trees, R of its step less the mean over the steps that follow the same one. `auto` takes `sibling` for
+    for whole trees, R of its step less the mean over the steps that follow the same one; `tree`, R of its step less
+    that of the state it starts from, and less the prompt's (TreeRL's, Hou et al., 2025). `auto` takes `sibling` for
     whole trees, `group` for the method `cispo` and else `value`."""
+    visit_power: Share = 0.5
+    """tree: a step counts as often as its visits to this power; with 1, as separate samples would."""
     tree_value_share: Share = 0.0
     """R of a step: this share of the tree's Q, and for the rest the mean reward of the ends below it."""
     scale_advantages: bool = False
