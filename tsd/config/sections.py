@@ -149,9 +149,6 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Send the steps that search came to, as one trajectory, instead of paths."""
     min_visits: Count = 4
     """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
-    step_reward: Literal["mean", "best", "solved"] = "mean"
-    """R of a step in whole trees: the mean or the best reward of the ends below it, or the mean unless one of them
-    solves the problem."""
     others: Literal["even", "best"] = "even"
     """Which others: drawn evenly from the tree, or those of the highest rewards."""
 

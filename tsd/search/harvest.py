@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 from tsd.config import HarvestConfig
 from tsd.protocols import Engine
@@ -45,7 +45,7 @@ async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random
     chosen = choose(tree, config)
     rest = await _finish(tree, engine, chosen)
     if config.whole_tree:
-        return [_trie(_known(tree, chosen, config.min_visits), chosen, rest, _rewards(tree, config.step_reward))]
+        return [_trie(_known(tree, chosen, config.min_visits), chosen, rest, _rewards(tree))]
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL and node is not chosen]
     rng.shuffle(ends)
     if config.others == "best":
@@ -102,20 +102,14 @@ def _known(tree: Tree, chosen: Node, min_visits: int) -> list[Node]:
     ]
 
 
-def _rewards(tree: Tree, kind: Literal["mean", "best", "solved"]) -> dict[Node, float]:
-    """Of each node with an end below it, what those ends come to."""
+def _rewards(tree: Tree) -> dict[Node, float]:
+    """Of each node with an end below it, the mean reward of those ends."""
     found: dict[Node, list[float]] = {}
-    solved: set[Node] = set()
     for node in tree.root.walk():
         if node.status is not Status.OPEN:
             for above in (tree.root, *node.path()):
                 found.setdefault(above, []).append(node.end_value)
-                if node.grade and node.grade.exact:
-                    solved.add(above)
-    return {
-        node: max(rewards) if kind == "best" or (kind == "solved" and node in solved) else sum(rewards) / len(rewards)
-        for node, rewards in found.items()
-    }
+    return {node: sum(rewards) / len(rewards) for node, rewards in found.items()}
 
 
 def _trie(
