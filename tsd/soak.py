@@ -50,10 +50,11 @@ SETTINGS: dict[str, object] = {
 }
 GAP_S = (2.0, 10.0)
 """Between two faults."""
-GONE_S = 30.0
+GONE_S = 90.0
 """How long a stopped launcher may take to leave nothing behind."""
-PATIENCE_S = 120.0
-"""How long nothing may be learned before it counts as a hang."""
+PATIENCE_S = {"mock": 120.0, "torch": 240.0, "vllm": 480.0}
+"""How long nothing may be learned before it counts as a hang, by engine. On a busy machine vLLM
+takes minutes to start."""
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Soak:
     run_dir: Path
     settings: dict[str, object]
     seconds: float
+    patience_s: float
     rng: random.Random
     report: Callable[[str], None]
     faults: Counter[str] = field(default_factory=Counter)
@@ -81,6 +83,7 @@ class Soak:
         deadline = time.monotonic() + self.seconds
         launcher = await self.launch()
         try:
+            await self.alive(launcher)
             while time.monotonic() < deadline:
                 await asyncio.sleep(self.rng.uniform(*GAP_S))
                 fault = self.rng.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
@@ -102,13 +105,13 @@ class Soak:
         return self.run_dir.parent / f"{self.run_dir.name}.log"
 
     async def launch(self) -> asyncio.subprocess.Process:
-        """Starts the run, or resumes it, and waits until it learns."""
+        """Starts the run, or resumes it."""
         resume = (self.run_dir / CONFIG_FILE).exists()
         where = ["--resume", str(self.run_dir)] if resume else ["--run-dir", str(self.run_dir)]
         sets = [] if resume else [f"--set={key}={value}" for key, value in self.settings.items()]
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            launcher = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tsd.cli", "launch", *where, *sets),
                 env={**os.environ, MARK: self.mark},
                 stdin=asyncio.subprocess.DEVNULL,
@@ -116,18 +119,16 @@ class Soak:
                 stderr=log,
                 start_new_session=True,
             )
-        await self.alive(launcher)
-        return launcher
 
     async def alive(self, launcher: asyncio.subprocess.Process) -> None:
         """Waits for the next update, from whatever state the run is in; counts a hang where none comes."""
-        before, deadline = self.last_update_s(), time.monotonic() + PATIENCE_S
+        before, deadline = self.last_update_s(), time.monotonic() + self.patience_s
         while self.last_update_s() == before:
             if launcher.returncode is not None:
                 raise TsdError(f"the run ended under its faults; its launcher's last words are in {self.log}")
             if time.monotonic() > deadline:
                 self.num_hangs += 1
-                raise TsdError(f"no update for {PATIENCE_S:g} s after {dict(self.faults)}; see {self.run_dir}")
+                raise TsdError(f"no update for {self.patience_s:g} s after {dict(self.faults)}; see {self.run_dir}")
             await asyncio.sleep(0.25)
 
     def last_update_s(self) -> float:
@@ -183,7 +184,7 @@ class Soak:
         for pid in self.processes("trainer"):
             _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             await launcher.wait()
         return True
 
@@ -279,7 +280,9 @@ async def soak(
 ) -> Audit:
     """Torments a new run for so long, then audits it. Raises TsdError where the run ends or hangs under it."""
     started = time.monotonic()
-    one = Soak(run_dir, {**SETTINGS, **settings, "seed": seed}, 60 * minutes, random.Random(seed), report)
+    settings = {**SETTINGS, **settings, "seed": seed}
+    patience_s = PATIENCE_S[str(settings["engine.kind"])]
+    one = Soak(run_dir, settings, 60 * minutes, patience_s, random.Random(seed), report)
     await one.torment()
     return audit(
         run_dir,
