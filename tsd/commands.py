@@ -169,9 +169,7 @@ def describe_solution(solution: Solution) -> str:
 
 def torment(run_dir: Path, settings: Sequence[str], minutes: float, seed: int, report: Callable[[str], None]) -> Audit:
     """`tsd soak`. Raises ValueError for settings that cannot be, TsdError where the run ends or hangs under it."""
-    load_config(None, settings)
-    pairs = (setting.partition("=") for setting in settings)
-    return _run(soak(run_dir, {key: value for key, _, value in pairs}, minutes, seed, report))
+    return _run(soak(run_dir, settings, minutes, seed, report))
 
 
 def describe_audit(found: Audit) -> str:

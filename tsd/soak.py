@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,13 +276,17 @@ def command_line(pid: int) -> str:
 
 
 async def soak(
-    run_dir: Path, settings: dict[str, object], minutes: float, seed: int, report: Callable[[str], None]
+    run_dir: Path, settings: Sequence[str], minutes: float, seed: int, report: Callable[[str], None]
 ) -> Audit:
-    """Torments a new run for so long, then audits it. Raises TsdError where the run ends or hangs under it."""
+    """Torments a new run for so long, then audits it.
+
+    Raises ValueError for settings that cannot be, TsdError where the run ends or hangs under it.
+    """
+    patience_s = PATIENCE_S[load_config(None, settings).engine.kind]
+    named = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     started = time.monotonic()
-    settings = {**SETTINGS, **settings, "seed": seed}
-    patience_s = PATIENCE_S[str(settings["engine.kind"])]
-    one = Soak(run_dir, settings, 60 * minutes, patience_s, random.Random(seed), report)
+    every = {**SETTINGS, **named, "seed": seed}
+    one = Soak(run_dir, every, 60 * minutes, patience_s, random.Random(seed), report)
     await one.torment()
     return audit(
         run_dir,
