@@ -17,7 +17,7 @@ from tsd.errors import ProtocolError, TransportError, WeightsError
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import PROTOCOL, decode, encode
 from tsd.transport.hello import Hello
-from tsd.transport.weights import WeightPublisher, WeightSubscriber, _Answer
+from tsd.transport.weights import MAX_QUESTION_BYTES, WeightPublisher, WeightSubscriber, _Answer
 from tsd.types import WeightUpdate
 
 
@@ -271,3 +271,16 @@ async def test_noise_is_no_question_and_gets_no_answer(
             await noisy.send_multipart([rng.bytes(40)] * count)
         assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(1))
         assert not await noisy.poll(timeout=0)
+    assert publisher.num_damaged == 3
+
+
+async def test_a_question_past_its_limit_is_cut_off_and_others_are_answered(
+    publisher: WeightPublisher, subscriber: WeightSubscriber, context: zmq.asyncio.Context, addresses: Addresses
+) -> None:
+    await publisher.publish(weights(1))
+    with context.socket(zmq.DEALER) as large:
+        large.connect(addresses.snapshots)
+        await large.send_multipart([b"1", bytes(MAX_QUESTION_BYTES + 1)])
+        assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(1))
+        assert not await large.poll(timeout=0)
+    assert publisher.num_damaged == 0

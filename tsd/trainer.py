@@ -221,6 +221,7 @@ class Trainer:
                     "early": inbox.num_early,
                     "damaged": inbox.num_damaged,
                     "other protocol": inbox.num_foreign,
+                    "damaged question": self.weights.num_damaged,
                     **{f"generator of another {what}": count for what, count in self.weights.num_refused.items()},
                 },
                 num_tokens_laid_out=sum(map(num_laid_out, trajectories)),

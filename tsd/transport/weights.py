@@ -27,6 +27,7 @@ from tsd.transport.hello import Hello, mismatch
 from tsd.types import WeightUpdate
 
 ASK_AGAIN_S = 10.0
+MAX_QUESTION_BYTES = 4096
 
 Report = Callable[[str], None]
 
@@ -79,10 +80,13 @@ class WeightPublisher(Endpoint):
         self, context: zmq.asyncio.Context, snapshot: str, hello: Hello, life: str, report: Report = lambda text: None
     ) -> None:
         self._socket = context.socket(zmq.ROUTER)
+        self._socket.maxmsgsize = MAX_QUESTION_BYTES
         self._listen(snapshot)
         self.hello, self.life, self._report = hello, life, report
         self.num_refused: Counter[str] = Counter()
         """Questions, by what was wrong with who asked."""
+        self.num_damaged = 0
+        """Messages that were no questions."""
         self.history: History | None = None
         """None until the first `publish`."""
 
@@ -96,7 +100,9 @@ class WeightPublisher(Endpoint):
         """Answers questions until cancelled; waits for generators that join, or hear of new weights."""
         while True:
             peer, *request = await self._socket.recv_multipart()
-            if len(request) == 2 and (frames := self._answer(request[1])):
+            if len(request) != 2:
+                self.num_damaged += 1
+            elif frames := self._answer(request[1]):
                 await self._socket.send_multipart([peer, request[0], *frames])
 
     def _answer(self, question: bytes) -> list[Frame]:
@@ -106,6 +112,7 @@ class WeightPublisher(Endpoint):
         except ProtocolError as error:
             return self._refuse("protocol", str(error))
         except FrameError:
+            self.num_damaged += 1
             return []
         if wrong := mismatch(self.hello, asked.hello):
             return self._refuse(*wrong)
