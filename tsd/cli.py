@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from tsd import __version__
+from tsd import __version__, cli_view
 from tsd.errors import TsdError
 from tsd.observe.printable import printable
 
@@ -343,6 +343,8 @@ def data(
     for line in write_problems(out, counts("--numbers", numbers), sizes, rare=rare, seed=seed, force=force):
         print(line)
 
+
+app.command()(cli_view.tree)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,33 @@
+"""Commands that only look at what others wrote. Registered by `tsd.cli`; they import what they need when they run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def tree(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tree that `tsd solve --tree` wrote.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Write a page to explore the tree in instead; no network.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Most nodes drawn in the terminal, the most visited ones.")] = 40,
+) -> None:
+    """Look at a saved tree: visits N, mean value Q, prior P and V of each step; the chosen path is marked.
+
+    Examples:
+
+    - `tsd tree tree.json`: after `tsd solve "5 13 5 9 = 31" --tree tree.json`
+
+    - `tsd tree tree.json --html tree.html`: one file to open in a browser, with a slider over the tree's growth
+    """
+    from tsd.solve import read_tree
+    from tsd.view import draw, page
+
+    saved = read_tree(file)
+    if html is None:
+        Console(soft_wrap=True).print(draw(saved, nodes), highlight=False)
+    else:
+        html.write_text(page(saved, file.name), encoding="utf-8")
+        print(html)
