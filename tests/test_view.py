@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -95,7 +96,7 @@ def test_a_page_holds_the_whole_tree_and_fetches_nothing() -> None:
 def test_a_file_that_is_no_tree_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "no.json").write_text(json.dumps({"nodes": 3}))
     for name in ("no.json", "absent.json"):
-        assert exit_code(lambda name=name: app(["tree", str(tmp_path / name)], standalone_mode=False)) == 2
+        assert exit_code(partial(app, ["tree", str(tmp_path / name)], standalone_mode=False)) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
