@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.rows import update_row
-from tsd.observe.dashboard import Board, main, plain_line, render
+from tsd.observe.dashboard import Board, plain_line, render, save_picture, watch
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row
 from tsd.observe.state import RunState
@@ -184,10 +184,34 @@ def test_a_run_is_exported_as_svg(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path) as metrics:
         for row in _busy_run(2, 30):
             metrics.write(row)
-    main([str(tmp_path), "--svg", str(tmp_path / "board.svg")])
+    save_picture(tmp_path, tmp_path / "board.svg")
     assert "<svg" in (tmp_path / "board.svg").read_text(encoding="utf-8")
 
 
-def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no metrics"):
-        main([str(tmp_path)])
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: bool) -> None:
+    out = io.StringIO()
+    with MetricsWriter(tmp_path) as metrics:
+        for row in _busy_run(2, 30):
+            metrics.write(row)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch(tmp_path, Console(file=out, force_terminal=terminal, width=80, height=24)))
+            await asyncio.sleep(0)  # it has drawn once
+            metrics.event("launcher", "done: solved more")
+    assert "update 30/200" in out.getvalue()
+    assert "done: solved more" in out.getvalue()
+
+
+async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with MetricsWriter(tmp_path) as metrics:
+        for row in [*_busy_run(2, 30), _event("done: solved more", START + 800)]:
+            metrics.write(row)
+    await watch(tmp_path, Console(file=out, width=80))
+    assert "done: solved more" in out.getvalue()
+    assert "750 s ago" in out.getvalue()
+
+
+async def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no metrics"):
+        await watch(tmp_path, Console())

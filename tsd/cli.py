@@ -344,7 +344,7 @@ def data(
         print(line)
 
 
-app.command()(cli_view.tree)
+cli_view.register(app)
 
 if __name__ == "__main__":
     sys.exit(main())

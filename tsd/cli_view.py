@@ -1,5 +1,7 @@
 """Commands that only look at what others wrote. Registered by `tsd.cli`; they import what they need when they run."""
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -31,3 +33,31 @@ def tree(
     else:
         html.write_text(page(saved, file.name), encoding="utf-8")
         print(html)
+
+
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Of a run of `tsd launch`, running or ended.")],
+    svg: Annotated[
+        Path | None, typer.Option(metavar="F.svg", help="Write the picture as it is now, and do no more.")
+    ] = None,
+) -> None:
+    """Watch a run from any terminal: the dashboard of `tsd launch`, until the run ends or Ctrl-C.
+
+    Examples:
+
+    - `tsd watch runs/20250131-120000`
+    """
+    from tsd.observe.dashboard import save_picture, watch
+
+    if svg:
+        save_picture(run_dir, svg)
+        print(svg)
+        return
+    with suppress(KeyboardInterrupt):
+        asyncio.run(watch(run_dir, Console()))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(tree)
+    app.command()(watch)

@@ -1,10 +1,8 @@
 """The live dashboard: one pure function from a run's state to a picture of at most 23 lines.
 
 Reads metrics rows and nothing else; knows nothing about processes. Words and shapes carry every meaning, colour none.
-`python -m tsd.observe.dashboard RUN_DIR [--svg FILE]` draws a run from its files.
 """
 
-import argparse
 import asyncio
 import io
 import time
@@ -23,7 +21,7 @@ from rich.text import Text
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow, WeightsRow
 from tsd.observe.printable import printable
-from tsd.observe.state import RunState
+from tsd.observe.state import ENDED, RunState
 
 HEIGHT = 23
 """A terminal of 24 lines, less the one the cursor stands on."""
@@ -84,14 +82,14 @@ class Board:
         for row in self._reader.read():  # of earlier launches
             self.state.absorb(row)
 
-    async def follow(self) -> None:
-        """Until cancelled; what is new then is still shown."""
+    async def follow(self, to_the_end: bool = False) -> None:
+        """Until cancelled, or with `to_the_end` until the run ends; what is new then is still shown."""
         with ExitStack() as stack:
             live = None
             if self._drawn:
                 live = stack.enter_context(Live(console=self._console, auto_refresh=False))
             try:
-                while True:
+                while not (to_the_end and self.state.phase in ENDED):
                     self._show(live)
                     await asyncio.sleep(REFRESH_S)
             finally:
@@ -104,7 +102,36 @@ class Board:
                 # Not the console's own print: where the reader has gone, that one exits from inside the event loop.
                 print(line, file=self._console.file, flush=True)
         if live is not None:
-            live.update(render(self.state, time.time(), self._console.width), refresh=True)
+            live.update(self.picture(), refresh=True)
+
+    def picture(self) -> RenderableType:
+        """As it is now; of an ended run, as it was at its end."""
+        now = self.state.last_row_s if self.state.phase in ENDED else None
+        return render(self.state, time.time() if now is None else now, self._console.width)
+
+
+def board_of(run_dir: Path, console: Console) -> Board:
+    """Of a run that is, or was, launched elsewhere. Raises ValueError where there is none."""
+    board = Board(run_dir, console)
+    if board.state.last_row_s is None:
+        raise ValueError(f"no metrics in {run_dir}: not a run directory, or nothing has happened yet; see ls runs")
+    return board
+
+
+def save_picture(run_dir: Path, svg: Path) -> None:
+    """Draws a run into a file, SVG_WIDTH columns wide. Raises ValueError where there is none."""
+    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO())
+    console.print(board_of(run_dir, console).picture())
+    console.save_svg(str(svg), title="tsd launch")
+
+
+async def watch(run_dir: Path, console: Console) -> None:
+    """Shows a run until it ends. Raises ValueError where there is none."""
+    board = board_of(run_dir, console)
+    if not console.is_terminal or board.state.phase in ENDED:
+        console.print(board.picture())
+    if board.state.phase not in ENDED:
+        await board.follow(to_the_end=True)
 
 
 def _header(state: RunState, now: float) -> Table:
@@ -227,23 +254,3 @@ def _number(value: float) -> str:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=int(seconds)))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tsd.observe.dashboard", description="Draws a run from its files.")
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--svg", type=Path, help="write the picture here instead of to the terminal")
-    args = parser.parse_args(arguments)
-    state = RunState(name=str(args.run_dir))
-    for row in MetricsReader(args.run_dir).read():
-        state.absorb(row)
-    if state.last_row_s is None:
-        raise SystemExit(f"no metrics in {args.run_dir}: not a run directory, or nothing has happened yet")
-    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO()) if args.svg else Console()
-    console.print(render(state, state.last_row_s, console.width))
-    if args.svg:
-        console.save_svg(str(args.svg), title="tsd launch")
-
-
-if __name__ == "__main__":
-    main()
