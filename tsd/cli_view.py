@@ -1,4 +1,4 @@
-"""Commands that only look at what others wrote. Registered by `tsd.cli`; they import what they need when they run."""
+"""Commands that only read what others wrote. Registered by `tsd.cli`; they import what they need when they run."""
 
 import asyncio
 from contextlib import suppress
@@ -57,7 +57,23 @@ def watch(
         asyncio.run(watch(run_dir, Console()))
 
 
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Of a run of `tsd launch`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; new.")],
+) -> None:
+    """Write a run's trained model as a plain Hugging Face directory, with a card that says how it was trained.
+
+    Examples:
+
+    - `tsd export runs/20250131-120000 --out my-model`
+    """
+    from tsd.export import export
+
+    print(f"{out}: the model of {export(run_dir, out)}")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(tree)
     app.command()(watch)
+    app.command()(export)

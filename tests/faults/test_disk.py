@@ -21,8 +21,8 @@ from tsd.config import load_config
 from tsd.errors import CheckpointError, DiskError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group
-from tsd.learn.learner import OPTIMIZER_FILE, PolicyLearner
-from tsd.model.files import model_path
+from tsd.learn.learner import PolicyLearner
+from tsd.model.files import OPTIMIZER_FILE, model_path
 from tsd.model.policy import Policy
 from tsd.observe.metrics import METRICS_FILE, EventRow, MetricsReader, MetricsWriter
 from tsd.transport.codec import decode

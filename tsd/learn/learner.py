@@ -27,14 +27,12 @@ from tsd.learn.health import Stats
 from tsd.learn.probe import Probe
 from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
-from tsd.model.files import MOCK_FILE
+from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE
 from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Trajectory, WeightUpdate
 
-OPTIMIZER_FILE = "optimizer.state"
-"""A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""
 LOGPROB_GAP = "logprob_gap"
 PROBE_EVERY = 8
 """Updates between two versions whose logprobs are compared with the engine's."""

@@ -8,6 +8,8 @@ BUILTIN = "builtin:"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Weights in Python's own format, which can hold any program."""
 VALUE_HEAD_FILE = "value_head.safetensors"
+OPTIMIZER_FILE = "optimizer.state"
+"""A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 MOCK_FILE = "mock.json"
 """What a checkpoint of the mock learner holds instead of a model."""
