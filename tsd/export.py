@@ -14,7 +14,7 @@ from tsd import __version__
 from tsd.config import load_config
 from tsd.learn.checkpoint import STATE_FILE, TrainState, latest_checkpoint, load_state
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE, VALUE_HEAD_FILE
-from tsd.rundir import CONFIG_FILE
+from tsd.rundir import CONFIG_FILE, check_run
 
 LEFT_BEHIND = (VALUE_HEAD_FILE, STATE_FILE, OPTIMIZER_FILE)
 CARD_FILE = "README.md"
@@ -25,8 +25,7 @@ def export(run_dir: Path, out: Path) -> Path:
 
     Raises ValueError where there is no run, no model in it yet, or something at `out`.
     """
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ValueError(f"no {CONFIG_FILE} in {run_dir}, so it is not a run directory; see ls runs")
+    check_run(run_dir, str(run_dir))
     checkpoint = latest_checkpoint(run_dir)
     if checkpoint is None:
         raise ValueError(f"{run_dir} has no checkpoint yet; wait for one, or resume the run")

@@ -45,7 +45,7 @@ class Request:
         if self.resume is not None:
             if self.config is not None or self.run_dir is not None:
                 raise ValueError("--resume takes neither --config nor --run-dir; change its settings with --set")
-            rundir.check_resumable(self.resume)
+            rundir.check_run(self.resume, f"--resume {self.resume}")
         path = self.config if self.resume is None else self.resume / rundir.CONFIG_FILE
         config = load_config(path, self.overrides)
         if self.max_updates is not None:

@@ -95,10 +95,10 @@ def create(run_dir: Path) -> None:
     name_run(run_dir)
 
 
-def check_resumable(run_dir: Path) -> None:
-    """Raises ValueError where there is no run to go on with."""
+def check_run(run_dir: Path, named: str) -> None:
+    """Raises ValueError, with how the user named it, where there is no run."""
     if not (run_dir / CONFIG_FILE).is_file():
-        raise ValueError(f"--resume {run_dir}: no {CONFIG_FILE} there, so it is not a run directory; see ls runs")
+        raise ValueError(f"{named}: no {CONFIG_FILE} there, so it is not a run directory; see ls runs")
 
 
 @contextmanager

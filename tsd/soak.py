@@ -50,7 +50,7 @@ SETTINGS: dict[str, object] = {
 }
 GAP_S = (2.0, 10.0)
 """Between two faults."""
-GONE_S = 90.0
+GONE_S = 30.0
 """How long a stopped launcher may take to leave nothing behind."""
 PATIENCE_S = {"mock": 120.0, "torch": 240.0, "vllm": 480.0}
 """How long nothing may be learned before it counts as a hang, by engine. On a busy machine vLLM
