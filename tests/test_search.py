@@ -153,9 +153,8 @@ def test_equal_samples_become_one_child_with_their_prior_added() -> None:
 def node(
     parent: Node | None, prior: float, visits: int, mean: float, in_flight: int = 0, of: Step | None = None
 ) -> Node:
-    made = Node(
-        ref(parent) if parent else None, of or step(1), 1, 1, 0, prior, visits=visits, passed=visits + in_flight
-    )
+    made = Node(ref(parent) if parent else None, of or step(1), prior, visits, visits + in_flight)
+    made.depth = made.num_path_tokens = 1
     made.value_sum, made.mean = mean * visits, mean if visits else None
     if parent is not None:
         parent.children = [*parent.children, made]

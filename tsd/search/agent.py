@@ -11,6 +11,7 @@ from tsd.search.node import Node, Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
 
+OPEN = Status.OPEN
 MAX_RESELECTIONS = 4
 """Times a simulation looks for another leaf, under `reselect`, before it waits after all."""
 
@@ -34,25 +35,23 @@ async def simulate(tree: Tree, engine: Engine) -> None:
     What is left in `paths` is unmarked.
     Where the expansion left nothing to search below, it starts again too; what is known of ends is counted already.
     """
-    paths = [tree.enter()]
+    paths, config = [tree.enter()], tree.config
     try:
         while True:
             path = paths[-1]
             node = descend(tree, path)
-            if node.status is not Status.OPEN:
+            if node.status is not OPEN:
                 return tree.backup(paths.pop(), node.end_value)
             if not node.expanding:
                 tree.claim(node)
                 try:
-                    config = tree.config
-                    max_tokens = min(config.max_step_tokens, config.max_path_tokens - node.num_path_tokens)
-                    expansion = await engine.expand(tree.tokens(path), config.num_samples, max_tokens)
+                    expansion = await engine.expand(tree.tokens(path), config.num_samples, tree.step_room(node))
                     tree.expand(node, expansion)
                 finally:
                     tree.release(node)
                 return tree.backup(paths.pop(), expansion.value)
             tree.num_collisions += 1
-            if tree.config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
+            if config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
                 paths.append(tree.enter())
             else:
                 await tree.expanded(node)
@@ -74,7 +73,7 @@ async def simulate_to_end(tree: Tree, engine: Engine) -> None:
     """
     path = tree.enter()
     try:
-        while (node := descend(tree, path)).status is Status.OPEN:
+        while (node := descend(tree, path)).status is OPEN:
             child = await _sample(tree, engine, node, path)
             child.passed += 1
             path.append(child)
@@ -86,10 +85,9 @@ async def simulate_to_end(tree: Tree, engine: Engine) -> None:
 
 async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> Node:
     """One more step from a node; the child that it is."""
-    max_tokens = min(tree.config.max_step_tokens, tree.room(node))
     node.num_sampled += 1
     try:
-        expansion = await engine.expand(tree.tokens(path), 1, max_tokens)
+        expansion = await engine.expand(tree.tokens(path), 1, tree.step_room(node))
     except BaseException:
         node.num_sampled -= 1
         raise

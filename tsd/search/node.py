@@ -27,19 +27,34 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """The state after a step. Holds its own step alone, not a copy of the prefix.
 
     Nodes make no cycles of references, so a tree goes the moment it is let go: no garbage collector has to look for it.
+    What selection reads comes first, within one or two cache lines: in a large tree that is what it waits for.
     """
 
     up: "ref[Node] | None"
     """To the parent, weakly."""
     step: Step | None
     """None at the root."""
-    depth: int
-    num_path_tokens: int
-    """Tokens from the prompt's end to here."""
-    born: int
-    """Expansions of the tree before the one that made it."""
-    prior: float = 0.0
+    prior: float
     """P among its siblings; they sum to 1."""
+    visits: int = 0
+    """N: completed visits by way of this parent."""
+    passed: int = 0
+    """N + O: visits, and simulations that passed here and have not been backed up."""
+    mean: float | None = None
+    """Of the values backed up, here and in other nodes of the same state; None before the first."""
+    closed: bool = False
+    """Nothing below is left to search."""
+    value_sum: float = 0.0
+    """W: sum of the values backed up here."""
+    children: "Sequence[Node]" = ()
+    """Those that simulations have come to first, then the untouched ones by falling prior."""
+    spent: bool = False
+    """Its children are all closed, but sampling it again may find others: that is what its next visit does."""
+    depth: int = 0
+    num_path_tokens: int = 0
+    """Tokens from the prompt's end to here."""
+    born: int = 0
+    """Expansions of the tree before the one that made it."""
     num_drawn: int = 1
     """Samples that were this step."""
     num_sampled: int = 0
@@ -47,24 +62,10 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     status: Status = Status.OPEN
     grade: Grade | None = None
     """Of a terminal node."""
-    visits: int = 0
-    """N: completed visits by way of this parent."""
-    passed: int = 0
-    """N + O: visits, and simulations that passed here and have not been backed up."""
-    value_sum: float = 0.0
-    """W: sum of the values backed up here."""
-    mean: float | None = None
-    """Of the values backed up, here and in other nodes of the same state; None before the first."""
     state: "State | None" = None
     """What it shares with other nodes, where the search asks the task for states."""
     value: float | None = None
     """V(s) from the value head, known once expanded."""
-    children: "Sequence[Node]" = ()
-    """Those that simulations have come to first, then the untouched ones by falling prior."""
-    closed: bool = False
-    """Nothing below is left to search."""
-    spent: bool = False
-    """Its children are all closed, but sampling it again may find others: that is what its next visit does."""
     expanding: bool = False
     """One agent is expanding this node; others wait for it."""
 

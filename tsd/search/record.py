@@ -155,9 +155,10 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
     else:
         parent = nodes[saved.parent]
         step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
-        node = Node(ref(parent), step, parent.depth + 1, parent.num_path_tokens + len(saved.tokens), saved.born)
+        node = Node(ref(parent), step, saved.prior, depth=parent.depth + 1, born=saved.born)
+        node.num_path_tokens = parent.num_path_tokens + len(saved.tokens)
         parent.children = [*parent.children, node]
-    for name in ("status", "grade", "prior", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
+    for name in ("status", "grade", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
     node.passed = saved.visits
     node.mean = saved.q if saved.visits or saved.state is not None else None

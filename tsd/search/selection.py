@@ -21,10 +21,13 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     hottest loop, so it is plain arithmetic on local names.
     """
     config, gumbel, shared = tree.config, tree.gumbel, tree.num_transpositions > 0
+    reduction, log_schedule = config.fpu_reduction, config.c_puct_base > 0
     # With Q in units of a range, exploration counts for as much more as the range is wide.
-    c, scale, reduction, log_schedule = config.c_puct, tree.q_range, config.fpu_reduction, config.c_puct_base > 0
+    scale = tree.q_range if log_schedule else tree.q_range * config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
+    # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
+    apart = 1 if rollout else 2
     node = path[-1]
     while (children := node.children) and not node.spent:
         if rollout and node.num_sampled < scale_n * node.passed**power:
@@ -36,19 +39,20 @@ def descend(tree: Tree, path: list[Node]) -> Node:
         elif gumbel is not None and node is tree.root:
             best = gumbel.choose(node)
         else:
-            # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
-            total = node.passed - (1 if rollout else 2)
-            weight = scale * sqrt(total if total > 1 else 1)
-            weight *= exploration(total, config) if log_schedule else c
-            first_play = (node.mean or 0.0) - reduction
+            total = node.passed - apart
+            weight = scale * sqrt(total) if total > 1 else scale
+            if log_schedule:
+                weight *= exploration(total, config)
             highest = -inf
             for child in children:
                 if child.closed:
                     continue
                 passed, q = child.passed, child.mean
+                if q is None:
+                    q = (node.mean or 0.0) - reduction
                 if loss and passed > child.visits:
                     q = with_losses(child, loss)
-                score = (first_play if q is None else q) + weight * child.prior / (1 + passed)
+                score = q + weight * child.prior / (1 + passed)
                 if score > highest:
                     best, highest = child, score
                 if not (passed or shared):

@@ -44,7 +44,7 @@ class Tree:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead else None
         self.reserve, self.rng = reserve, random.Random(seed)
-        self.root = Node(up=None, step=None, depth=0, num_path_tokens=0, born=0, prior=1.0)
+        self.root = Node(up=None, step=None, prior=1.0)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
         self.states: dict[str, State] = {}
         """Of open nodes, by the task's key."""
@@ -119,14 +119,14 @@ class Tree:
 
     def state(self, node: Node) -> tuple[int, ...]:
         """Prompt and response up to a node, as the engine takes it."""
-        return self.tokens((self.root, *node.path()))
+        return tuple(self.tokens((self.root, *node.path())))
 
-    def tokens(self, path: Sequence[Node]) -> tuple[int, ...]:
+    def tokens(self, path: Sequence[Node]) -> list[int]:
         """Prompt and response along a path from the root."""
         tokens = list(self.prompt)
         for node in path[1:]:
             tokens += node.step.tokens  # type: ignore[union-attr]  # the root alone has none
-        return tuple(tokens)
+        return tokens
 
     def response(self, node: Node) -> tuple[int, ...]:
         """The tokens from the prompt's end to a node."""
@@ -139,6 +139,11 @@ class Tree:
     def room(self, node: Node) -> int:
         """Tokens left to a path that has come to `node`."""
         return self.config.max_path_tokens - node.num_path_tokens
+
+    def step_room(self, node: Node) -> int:
+        """Tokens that the next step may have."""
+        room, longest = self.config.max_path_tokens - node.num_path_tokens, self.config.max_step_tokens
+        return room if room < longest else longest  # `min` costs as much as the rest of this
 
     def widens(self, node: Node) -> bool:
         """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
@@ -192,24 +197,25 @@ class Tree:
             node.value = expansion.value
         node.spent = False
         old, steps, config = node.children, expansion.steps, self.config
-        found = {child.step.tokens: child for child in old if child.step} if old else {}
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
+        children, known = list(old), [child.step.tokens for child in old]  # type: ignore[union-attr]
         for step in steps:
             tokens = step.tokens
             num_generated += len(tokens)
-            child = found.get(tokens)
-            if child is None:
-                num_path_tokens = num_above + len(tokens)
-                found[tokens] = child = Node(up, step, depth, num_path_tokens, born, share)
-                if may_end or step.finish != "step" or num_path_tokens >= longest:
-                    self.num_generated = num_generated
-                    self._settle(child, step)
-            else:
-                child.num_drawn += 1
+            if tokens in known:  # tuples mostly differ in their first tokens: no hash is as quick
+                children[known.index(tokens)].num_drawn += 1
+                continue
+            num_path_tokens = num_above + len(tokens)
+            child = Node(up, step, share, depth=depth, num_path_tokens=num_path_tokens, born=born)
+            known.append(tokens)
+            children.append(child)
+            if may_end or step.finish != "step" or num_path_tokens >= longest:
+                self.num_generated = num_generated
+                self._settle(child, step)
         self.num_generated = num_generated
-        node.children = children = list(found.values())
+        node.children = children
         num_new = len(children) - len(old)
         self.num_nodes += num_new
         self.num_duplicates += len(steps) - num_new
