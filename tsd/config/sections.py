@@ -33,9 +33,10 @@ class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weights: dict[str, float] = field(default_factory=lambda: {"task": 1.0})
     """Rewards by name, each in [-1, 1]: their weighted sum, divided by the sum of the weights' absolute values.
 
-    `task` is the task's own; `format` is 1 for an answer that obeys the rules, else -1; `length` is minus the tokens as
-    a share of search.max_path_tokens; others come from packages, see `tsd.protocols.Reward`. What is not named does not
-    count, `task` included; a weight of 0 measures without counting."""
+    `task` is the task's own, which may pay for near misses; `exact` is 1 for a solution, else -1; `format` is 1 for an
+    answer that obeys the rules, else -1; `length` is minus the tokens as a share of search.max_path_tokens; others come
+    from packages, see `tsd.protocols.Reward`. What is not named does not count, `task` included; a weight of 0
+    measures without counting."""
 
     def __post_init__(self) -> None:
         if not 0 < sum(map(abs, self.weights.values())) < math.inf:

@@ -1,6 +1,6 @@
 """What a response is worth in training: several rewards, each in [-1, 1], mixed by their weights.
 
-Three are built in; others come from any package that registers a `tsd.protocols.Reward` under the entry-point group
+Four are built in; others come from any package that registers a `tsd.protocols.Reward` under the entry-point group
 `tsd.rewards`. Evaluation does not pass through here. Knows nothing about search, or how a task comes to its own grade.
 """
 
@@ -20,9 +20,10 @@ WORST, BEST = -1.0, 1.0
 
 
 def built_in(max_path_tokens: int) -> dict[str, Reward]:
-    """`task`, `format` and `length`; nothing registered takes their names."""
+    """`task`, `exact`, `format` and `length`; nothing registered takes their names."""
     return {
         "task": lambda problem, response, num_tokens, grade: grade.reward,
+        "exact": lambda problem, response, num_tokens, grade: BEST if grade.exact else WORST,
         "format": lambda problem, response, num_tokens, grade: BEST if grade.well_formed else WORST,
         "length": lambda problem, response, num_tokens, grade: -min(1.0, num_tokens / max_path_tokens),
     }
