@@ -11,7 +11,8 @@ from tests.launched import launched
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import ObserveConfig
 from tsd.observe.metrics import EvaluationRow, EventRow, MetricsWriter, Row, UpdateRow
-from tsd.observe.tensorboard import AXES, FOLDER, check_tensorboard, open_tensorboard, scalars
+from tsd.observe.scalars import AXES, scalars
+from tsd.observe.tensorboard import FOLDER, check_tensorboard, open_tensorboard
 
 ON = ObserveConfig(tensorboard=True)
 ROW = UpdateRow(

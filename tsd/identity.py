@@ -20,13 +20,17 @@ def name_run(run_dir: Path) -> None:
     (run_dir / RUN_ID_FILE).write_text(uuid.uuid4().hex[:16] + "\n")
 
 
+def run_id(run_dir: Path) -> str:
+    """A run from before there were ids has an empty one."""
+    path = run_dir / RUN_ID_FILE
+    return path.read_text().strip() if path.exists() else ""
+
+
 def identify(run_dir: Path, config: Config) -> Hello:
-    """What this process says of itself, and expects of others. A run from before there were ids has an empty one.
+    """What this process says of itself, and expects of others.
 
     Raises ValueError where the configuration names no model.
     """
-    path = run_dir / RUN_ID_FILE
-    run = path.read_text().strip() if path.exists() else ""
     # Of the model that the run started from: a checkpoint holds the same tokenizer, but as its library writes it now.
     tokenizer = "" if config.engine.kind in MODELLESS else tokenizer_hash(model_path(config.model.path))
-    return Hello(run=run, tokenizer=tokenizer)
+    return Hello(run=run_id(run_dir), tokenizer=tokenizer)

@@ -6,6 +6,8 @@ does not import torch: `tsd launch` answers at once.
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +18,12 @@ from rich.console import Console
 from tsd import rundir
 from tsd.config import Config, load_config, save_config
 from tsd.devices import bind, parse_gpus, visible_gpus
-from tsd.identity import MODELLESS
+from tsd.identity import MODELLESS, run_id
 from tsd.model.files import model_path
+from tsd.observe.metrics import Sink
+from tsd.observe.prometheus import check_prometheus, serve_prometheus
 from tsd.observe.tensorboard import check_tensorboard
+from tsd.observe.weights_and_biases import check_wandb, open_wandb
 from tsd.plan import make_plan, render_plan
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks.rewards import load_rewards
@@ -53,7 +58,8 @@ class Request:
                 config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
             )
         load_rewards(config)
-        check_tensorboard(config.observe)
+        for check in (check_tensorboard, check_wandb, check_prometheus):
+            check(config.observe)
         for role in OTHER:
             load_keys(config.transport.keys, role)
         return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
@@ -76,7 +82,17 @@ def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> 
     os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     if request.resume is None:
         rundir.create(directory)
-    with rundir.locked(directory) as lock:
+    with ExitStack() as stack:
+        lock = stack.enter_context(rundir.locked(directory))
         save_config(config, directory / rundir.CONFIG_FILE)
-        run = Run(config, placement, directory, dict(os.environ), programs)
+        sinks = tuple(_sinks(config, directory, stack))
+        run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
         return asyncio.run(supervise(run, lock, console))
+
+
+def _sinks(config: Config, run_dir: Path, stack: ExitStack) -> Iterator[Sink]:
+    """Where the run's numbers go beside its own file, until the stack is left."""
+    if config.observe.prometheus_port:
+        yield stack.enter_context(serve_prometheus(config.observe.prometheus_port))
+    if config.observe.wandb:
+        yield stack.enter_context(open_wandb(config, run_dir, run_id(run_dir)))

@@ -33,7 +33,7 @@ from tsd.devices import CPU, Placement
 from tsd.errors import ProcessError, TsdError
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
-from tsd.observe.metrics import MetricsWriter
+from tsd.observe.metrics import MetricsWriter, Sink
 from tsd.observe.state import LAUNCHED, LAUNCHER
 from tsd.processes import Child, Children
 from tsd.transport.addresses import choose_base
@@ -77,6 +77,8 @@ class Run:
     programs: Programs = PROGRAMS
     restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
     stop_grace_s: float = STOP_GRACE_S
+    sinks: tuple[Sink, ...] = ()
+    """Where every process's rows go too."""
 
 
 async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
@@ -84,7 +86,7 @@ async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
 
     Raises ProcessError when a process fails it, Stopped after SIGINT or SIGTERM; no process is left in any case.
     """
-    board = Board(run.directory, console)
+    board = Board(run.directory, console, run.sinks)
     with MetricsWriter(run.directory) as metrics:
         children = Children(run.stop_grace_s, [lock], report=lambda text: metrics.event(LAUNCHER, text))
         with _stopped_by_signals(run.directory, children, metrics), _first_error():

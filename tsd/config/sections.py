@@ -275,6 +275,10 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Write which trajectories each update used, into the run's used.jsonl: to audit a run, as `tsd soak` does."""
     tensorboard: bool = False
     """Write the numbers of updates and evaluations for TensorBoard too, into the run's tensorboard/."""
+    wandb: str = ""
+    """Project of Weights & Biases that the numbers go to too; none where empty. WANDB_MODE=offline keeps them here."""
+    prometheus_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Port of 127.0.0.1 at which Prometheus finds the last numbers while the run is up; 0 for none."""
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, UpdateRow, WeightsRow
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, Sink, UpdateRow, WeightsRow
 from tsd.observe.printable import printable
 from tsd.observe.state import ENDED, RunState
 
@@ -73,10 +73,10 @@ def plain_line(row: Row) -> str | None:
 
 
 class Board:
-    """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere."""
+    """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere. Hands new rows on to `also`."""
 
-    def __init__(self, run_dir: Path, console: Console) -> None:
-        self._reader, self._console = MetricsReader(run_dir), console
+    def __init__(self, run_dir: Path, console: Console, also: Sequence[Sink] = ()) -> None:
+        self._reader, self._console, self._also = MetricsReader(run_dir), console, also
         self._drawn = console.is_terminal and not console.is_dumb_terminal
         self.state = RunState(name=str(run_dir))
         for row in self._reader.read():  # of earlier launches
@@ -98,6 +98,8 @@ class Board:
     def _show(self, live: Live | None) -> None:
         for row in self._reader.read():
             self.state.absorb(row)
+            for sink in self._also:
+                sink.write(row)
             if live is None and (line := plain_line(row)) is not None:
                 # Not the console's own print: where the reader has gone, that one exits from inside the event loop.
                 print(line, file=self._console.file, flush=True)

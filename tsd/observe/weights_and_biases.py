@@ -1,0 +1,68 @@
+"""Numbers of a run for Weights & Biases: a copy of what metrics.jsonl holds, for those who use it.
+
+Off unless a setting names a project. What of it leaves the machine, its own settings say (`WANDB_MODE=offline`). Knows
+nothing about what the numbers mean. Imports wandb only where it is asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tsd.config import Config, ObserveConfig
+from tsd.observe.metrics import Row, UpdateRow
+from tsd.observe.scalars import scalars
+
+INIT_TIMEOUT_S = 60.0
+
+
+def check_wandb(config: ObserveConfig) -> None:
+    """Raises ValueError where it is wanted and wandb is not installed."""
+    if config.wandb and find_spec("wandb") is None:
+        raise ValueError("observe.wandb: wandb is not installed; run pip install 'tsd[wandb]'")
+
+
+class Curves:
+    """Takes rows: updates, and evaluations once they are done; other rows are left out."""
+
+    def __init__(self, run: Any) -> None:
+        self._run, self._update = run, 0
+
+    def write(self, row: Row) -> None:
+        if isinstance(row, UpdateRow):
+            self._update = row.update
+        if numbers := scalars(row):
+            self._run.log({"update": self._update, **numbers})
+
+
+@contextmanager
+def open_wandb(config: Config, run_dir: Path, run_id: str, wandb: Any = None) -> Iterator[Curves]:
+    """A run of the project that `observe.wandb` names; a resumed one goes on where it was.
+
+    Every curve is drawn over `update`, so that updates made again after a resume stand where they belong. Raises
+    ValueError, with wandb's own words, where it cannot begin.
+    """
+    wandb = wandb or import_module("wandb")
+    try:
+        run = wandb.init(
+            project=config.observe.wandb,
+            id=run_id,
+            name=run_dir.name,
+            dir=str(run_dir),
+            resume="allow",
+            config=msgspec.to_builtins(config),
+            settings=wandb.Settings(init_timeout=INIT_TIMEOUT_S, silent=True, console="off", save_code=False),
+        )
+    except wandb.Error as error:
+        raise ValueError(
+            f"observe.wandb: {' '.join(str(error).split())}; set WANDB_MODE=offline to keep it here"
+        ) from None
+    try:
+        run.define_metric("*", step_metric="update")
+        yield Curves(run)
+    finally:
+        run.finish()
