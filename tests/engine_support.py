@@ -21,9 +21,9 @@ from transformers import (
 from tsd.config import EngineConfig
 from tsd.model.files import VALUE_HEAD_FILE
 from tsd.model.policy import Policy
-from tsd.model.sampling import log_policy
 from tsd.model.text import HfCodec
 from tsd.model.tiny import NUM_ROWS, tiny_tokenizer
+from tsd.parity import differences
 from tsd.protocols import Engine
 from tsd.types import Step
 
@@ -129,19 +129,10 @@ class Served:
         rows = torch.randint(6, len(SPLIT_TOKENS), (count, num_tokens), generator=generator).tolist()
         return [tuple(row) for row in rows]
 
-    @torch.no_grad()
     def differences(self, state: Sequence[int], steps: Sequence[Step]) -> tuple[float, float]:
         """The largest of logprobs and of values, over every position of every step."""
-        worst = [0.0, 0.0]
-        for step in steps:
-            logits, values = self.policy(torch.tensor([[*state, *step.tokens]]))
-            before = slice(len(state) - 1, -1)  # the states before each token
-            log_probs = log_policy(logits[0, before], self.case.temperature)
-            log_probs = log_probs.gather(-1, torch.tensor(step.tokens)[:, None])[:, 0]
-            found = (step.logprobs, step.values)
-            for i, (expected, given) in enumerate(zip((log_probs, values[0, before]), found, strict=True)):
-                worst[i] = max(worst[i], float((expected - torch.tensor(given)).abs().max()))
-        return worst[0], worst[1]
+        found = list(differences(self.policy, state, steps, self.case.temperature))
+        return max(logprob for logprob, _ in found), max(value for _, value in found)
 
 
 def make_engine(kind: str, case: Case, directory: Path) -> Engine:

@@ -72,8 +72,63 @@ def export(
     print(f"{out}: the model of {export(run_dir, out)}")
 
 
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="The run's TOML file, as for `tsd launch`.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="Devices, as for `tsd launch`.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As for `tsd launch`.")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the run would go.")] = Path("runs"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only what `tsd launch` looks at by itself: start no engine.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Look for what would go wrong in a run, before it begins; each finding comes with its remedy.
+
+    Packages that clash, devices, memory, disk, limits, ports, the model's files; then the engine is started and its
+    logprobs and values compared with the trainer's, before and after new weights. Exits with 1 where there is an error.
+
+    Examples:
+
+    - `tsd doctor`: for the main job on this machine
+
+    - `tsd doctor --config configs/countdown-qwen2.5-1.5b.toml --gpus 0-5:gen,6-7:train --quick`
+    """
+    from tsd.diagnosis import diagnose, findings_json, findings_table
+
+    found = diagnose(config, tuple(set_ or ()), gpus, run_dir, quick, Console(stderr=True))
+    if json:
+        print(findings_json(found))
+    else:
+        Console().print(findings_table(found))
+    if any(finding.level == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+def bugreport(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Of the run that went wrong.")],
+    out: Annotated[Path | None, typer.Option(metavar="F.md", help="[default: bugreport-RUN.md]")] = None,
+) -> None:
+    """Bundle what an issue should hold, in one text file: configuration, versions, last metrics and logs; no secrets.
+
+    Examples:
+
+    - `tsd bugreport runs/20250131-120000`
+    """
+    from tsd.bugreport import write_report
+
+    path = out or Path(f"bugreport-{run_dir.resolve().name}.md")
+    write_report(run_dir, path)
+    print(f"{path}: read it before you send it")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(tree)
     app.command()(watch)
     app.command()(export)
+    app.command()(doctor)
+    app.command()(bugreport)

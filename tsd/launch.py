@@ -17,10 +17,12 @@ from rich.console import Console
 
 from tsd import rundir
 from tsd.config import Config, load_config, save_config
-from tsd.devices import bind, parse_gpus, visible_gpus
+from tsd.devices import Placement, bind, parse_gpus, visible_gpus
+from tsd.doctor import examine, look
 from tsd.identity import MODELLESS, run_id
 from tsd.model.files import model_path
 from tsd.observe.metrics import Sink
+from tsd.observe.printable import printable
 from tsd.observe.prometheus import check_prometheus, serve_prometheus
 from tsd.observe.tensorboard import check_tensorboard
 from tsd.observe.weights_and_biases import check_wandb, open_wandb
@@ -79,6 +81,7 @@ def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> 
         placement = bind(placement, visible_gpus(os.environ))
     if config.engine.kind not in MODELLESS:
         model_path(config.model.path)
+    _look_over(config, placement, directory, console)
     os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     if request.resume is None:
         rundir.create(directory)
@@ -88,6 +91,15 @@ def start(request: Request, console: Console, programs: Programs = PROGRAMS) -> 
         sinks = tuple(_sinks(config, directory, stack))
         run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
         return asyncio.run(supervise(run, lock, console))
+
+
+def _look_over(config: Config, placement: Placement, directory: Path, console: Console) -> None:
+    """The quick part of `tsd doctor`. Raises ValueError with its first error; warnings are printed."""
+    for finding in examine(config, placement, directory, look(directory, placement.gpus)):
+        if finding.level == "error":
+            raise ValueError(f"{finding} (tsd doctor says more)")
+        if finding.level == "warning":
+            console.print(f"warning: {printable(str(finding))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _sinks(config: Config, run_dir: Path, stack: ExitStack) -> Iterator[Sink]:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from tsd.errors import WeightsError
-from tsd.model.files import VALUE_HEAD_FILE
+from tsd.model.files import SUPPORTED_MODEL_TYPES, VALUE_HEAD_FILE
 from tsd.types import WeightUpdate
 
 HEAD_PREFIX = "value_head."
-SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
 
 
 class ValueHead(nn.Module):
