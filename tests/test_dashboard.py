@@ -10,9 +10,11 @@ from rich.console import Console
 
 from tests.rows import update_row
 from tsd.observe.dashboard import Board, plain_line, render, save_picture, watch
+from tsd.observe.live import draw_glance, read_glance, write_glance
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row
 from tsd.observe.state import RunState
+from tsd.types import Glance, GlanceStep
 
 START = 1_700_000_000.0
 
@@ -29,6 +31,9 @@ def _generator(index: int, time_s: float) -> GeneratorRow:
         tokens_per_s=34_567.8,
         solved_share=0.34 if index else None,
         loop_lag_s=0.0123,
+        cache_hit_share=0.87,
+        num_out=31,
+        num_waiting=1 + index,
     )
 
 
@@ -98,10 +103,64 @@ def test_the_picture_shows_what_matters() -> None:
         "34,568",
         "12 ms",
         "34%",
+        "best 50.0%",
+        "trainer for trajectories",
+        "for trainer 3 trees; 62 out",
         "15.9% [14.8%, 17.0%]",
         "├",
     ):
         assert part in text
+
+
+GLANCE = Glance(
+    prompt="5 13 5 9=31:",
+    num_simulations=12,
+    budget=64,
+    num_nodes=30,
+    solved=True,
+    steps=(
+        GlanceStep(1, "<step>13-9=4|4 5 5</step>", 2, -0.5, False),
+        GlanceStep(1, "<step>5*5=25|9 13 25</step>\n\x1b[2J", 9, 0.25, True),
+        *(GlanceStep(depth, "<step>x</step>", 3, 0.5, True) for depth in range(2, 60)),
+        GlanceStep(60, "<answer>[bold]5*5", 1, 1.0, True, solved=True),
+    ),
+)
+
+
+def test_where_there_is_room_a_tree_is_shown_and_events_still_are() -> None:
+    state = _absorbed(_busy_run(6, 200))
+    state.glance = GLANCE
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(render(state, START + 720, 200, 49))
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 49
+    text = "\n".join(lines)
+    for part in (
+        "5 13 5 9=31:",
+        "simulation 12 of 64, 30 nodes, solved",
+        "N    9 Q +0.25 > <step>5*5=25",
+        "checkpoint",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+    assert len(_drawn(state, START + 720)) < 24, "80 by 24 has no room for it"
+
+
+def test_a_tree_is_drawn_within_its_lines_and_marks_what_solves() -> None:
+    assert [len(draw_glance(GLANCE, num)) for num in (1, 5, 99)] == [1, 5, 61 + 1]
+    last = draw_glance(GLANCE, 99)[-1].plain
+    assert last.startswith("N    1 Q +1.00 * ")
+    assert last.endswith("<answer>[bold]5*5"), "text is no markup"
+    assert draw_glance(None, 9)[0].plain == "no tree yet"
+
+
+def test_a_glance_is_read_back_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
+    assert read_glance(tmp_path) is None
+    write_glance(tmp_path, GLANCE)
+    assert read_glance(tmp_path) == GLANCE
+    (tmp_path / "glance.json").write_text('{"prompt": 1')
+    assert read_glance(tmp_path) is None
+    write_glance(tmp_path / "nowhere", GLANCE)  # a full disk ends no search
 
 
 def test_an_empty_run_is_drawn() -> None:
@@ -209,7 +268,7 @@ async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None
             metrics.write(row)
     await watch(tmp_path, Console(file=out, width=80))
     assert "done: solved more" in out.getvalue()
-    assert "750 s ago" in out.getvalue()
+    assert " 750 s" in out.getvalue()
 
 
 async def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ from tsd.engine import make_engine
 from tsd.identity import identify
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.model.files import model_path
-from tsd.observe.metrics import GeneratorRow, MetricsWriter, WeightsRow
+from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
+from tsd.reporter import Reporter
 from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
@@ -44,21 +45,6 @@ from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
 from tsd.transport.weights import WeightSubscriber
 from tsd.types import Problem, Trajectory
-
-REPORT_EVERY_S = 2.0
-LAG_PROBE_S = 0.05
-
-
-@dataclass(slots=True)
-class Counters:
-    """What this generator has done so far."""
-
-    num_trees: int = 0
-    num_simulations: int = 0
-    num_generated: int = 0
-    num_solved: int = 0
-    loop_lag_s: float = 0.0
-    """Longest since the last report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +61,9 @@ class Generator:
     progress: ProgressSubscriber
     weights: WeightSubscriber
     metrics: MetricsWriter
+    reporter: Reporter
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
-    counters: Counters = field(default_factory=Counters)
     reserve: Reserve = field(default_factory=Reserve)
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
@@ -90,8 +76,8 @@ class Generator:
             group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
             group.create_task(self.outbox.run(), name="outbox")
             group.create_task(self.follow_trainer(progress.life), name="follow trainer")
-            group.create_task(self.report(), name="report")
-            group.create_task(self.watch_loop(), name="watch loop")
+            group.create_task(self.reporter.report(), name="report")
+            group.create_task(self.reporter.watch_loop(), name="watch loop")
             for worker in range(self.config.search.trees):
                 group.create_task(self.search_trees(problems), name=f"tree worker {worker}")
 
@@ -102,11 +88,15 @@ class Generator:
             reserve = self.reserve if search.share_budget else None
             style, grader = self.config.task.style, self.grader
             tree = plant(problem, self.task, self.codec, style, search, grader=grader, reserve=reserve)
+            self.reporter.growing.append(tree)
             tries = await self._tries(tree, problem)
-            self._count(tree)
+            self.reporter.growing.remove(tree)
+            self.reporter.count(tree)
+            self.reporter.num_waiting += 1
             await self.outbox.put(
                 list(self._trajectories(tree, problem, tries, position)), self.config.transport.timeout_s
             )
+            self.reporter.num_waiting -= 1
 
     async def follow_trainer(self, life: str) -> None:
         """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
@@ -143,36 +133,6 @@ class Generator:
             )
         )
 
-    async def report(self) -> None:
-        before, started = Counters(), time.monotonic()
-        while True:
-            await asyncio.sleep(REPORT_EVERY_S)
-            now, seconds = self.counters, time.monotonic() - started
-            trees = now.num_trees - before.num_trees
-            self.metrics.write(
-                GeneratorRow(
-                    generator=self.index,
-                    version=self.engine.version,
-                    num_trees=now.num_trees,
-                    num_simulations=now.num_simulations,
-                    generated_tokens=now.num_generated,
-                    simulations_per_s=(now.num_simulations - before.num_simulations) / seconds,
-                    tokens_per_s=(now.num_generated - before.num_generated) / seconds,
-                    solved_share=(now.num_solved - before.num_solved) / trees if trees else None,
-                    loop_lag_s=now.loop_lag_s,
-                )
-            )
-            now.loop_lag_s = 0.0
-            before = Counters(now.num_trees, now.num_simulations, now.num_generated, now.num_solved)
-            started = time.monotonic()
-
-    async def watch_loop(self) -> None:
-        """Measures how late the event loop runs."""
-        while True:
-            due = time.monotonic() + LAG_PROBE_S
-            await asyncio.sleep(LAG_PROBE_S)
-            self.counters.loop_lag_s = max(self.counters.loop_lag_s, time.monotonic() - due)
-
     async def _tries(self, tree: Tree, problem: Problem) -> list[Trie]:
         """What the method learns from."""
         config = self.config
@@ -180,12 +140,6 @@ class Generator:
             return await sample_paths(tree, self.engine, config.method, config.sample)
         await grow(tree, self.engine)
         return await harvest(tree, self.engine, config.harvest, random.Random(f"{config.seed} {problem.id}"))
-
-    def _count(self, tree: Tree) -> None:
-        self.counters.num_trees += 1
-        self.counters.num_simulations += tree.num_simulations
-        self.counters.num_generated += tree.num_generated
-        self.counters.num_solved += tree.solved
 
     def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
         """As the trainer takes them; they share the tree's cost in tokens."""
@@ -254,8 +208,9 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, event)
+        reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec)
         parts = Generator(
-            index, run_dir, config, task, generation.codec, engine, outbox, progress, weights, metrics, grader
+            index, run_dir, config, task, generation.codec, engine, outbox, progress, weights, metrics, reporter, grader
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 

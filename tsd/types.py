@@ -68,6 +68,32 @@ class Expansion(msgspec.Struct, frozen=True, gc=False):
     steps: tuple[Step, ...]
 
 
+class GlanceStep(msgspec.Struct, frozen=True):
+    """One step of a tree, shown."""
+
+    depth: int
+    """1 at the root's children."""
+    text: str
+    visits: int
+    q: float
+    """Of an end its reward."""
+    on_path: bool
+    """Whether it is one of the most visited path."""
+    solved: bool = False
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """One tree while it grows, for people who watch."""
+
+    prompt: str
+    num_simulations: int
+    budget: int
+    num_nodes: int
+    solved: bool
+    steps: tuple[GlanceStep, ...]
+    """Each followed by those below it."""
+
+
 class Trajectory(msgspec.Struct, frozen=True):
     """What the trainer learns from: one finished path, or a whole tree, whose shared beginnings are there once.
 

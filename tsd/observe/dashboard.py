@@ -18,26 +18,35 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from tsd.observe.live import draw_glance, read_glance
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, Sink, UpdateRow, WeightsRow
 from tsd.observe.printable import printable
 from tsd.observe.state import ENDED, RunState
 
 HEIGHT = 23
-"""A terminal of 24 lines, less the one the cursor stands on."""
+"""A terminal of 24 lines, less the one the cursor stands on: all but the tree has room there."""
 NUM_GENERATORS = 6
 """Most rows of the generators' table."""
+ROOM_FOR_TREE = 5
+TREE_TITLE = "a tree in search: visits N, mean value Q, > most visited, * solved"
 REFRESH_S = 0.5
-SVG_WIDTH = 100
+GENERATOR_COLUMNS = (
+    *("generator", "version", "trees", "sims/s", "tokens/s", "of best", "cached", "solved", "lag", "seen"),
+)
+SVG_WIDTH, SVG_HEIGHT = 100, 40
 NAME, QUIET = "cyan", "bright_black"
 
 
-def render(state: RunState, now: float, width: int) -> RenderableType:
-    """The whole picture, `width` columns wide and no higher than HEIGHT."""
+def render(state: RunState, now: float, width: int, height: int = HEIGHT) -> RenderableType:
+    """The whole picture, `width` columns wide and no higher than `height`, with a tree where there is room for it."""
     trainer, evaluations = _trainer(state, width), _evaluations(state, width)
     generators, num_rows = _generators(state, now)
+    tree = list[RenderableType]()
+    if height >= HEIGHT + ROOM_FOR_TREE:
+        tree = [_title(TREE_TITLE), *draw_glance(state.glance, (height - HEIGHT) * 2 // 3)]
     # A header, four titles; what is left over is for events.
-    room = HEIGHT - 5 - len(trainer) - num_rows - len(evaluations)
+    room = height - 5 - len(trainer) - num_rows - len(evaluations) - len(tree)
     return Group(
         _header(state, now),
         _title("trainer"),
@@ -46,6 +55,7 @@ def render(state: RunState, now: float, width: int) -> RenderableType:
         generators,
         _title("held-out problems, with 95% intervals"),
         *evaluations,
+        *tree,
         _title("events"),
         *(_event(row) for row in list(state.events)[-room:]),
     )
@@ -76,9 +86,9 @@ class Board:
     """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere. Hands new rows on to `also`."""
 
     def __init__(self, run_dir: Path, console: Console, also: Sequence[Sink] = ()) -> None:
-        self._reader, self._console, self._also = MetricsReader(run_dir), console, also
+        self._run_dir, self._reader, self._console, self._also = run_dir, MetricsReader(run_dir), console, also
         self._drawn = console.is_terminal and not console.is_dumb_terminal
-        self.state = RunState(name=str(run_dir))
+        self.state = RunState(name=str(run_dir), glance=read_glance(run_dir))
         for row in self._reader.read():  # of earlier launches
             self.state.absorb(row)
 
@@ -104,12 +114,14 @@ class Board:
                 # Not the console's own print: where the reader has gone, that one exits from inside the event loop.
                 print(line, file=self._console.file, flush=True)
         if live is not None:
+            self.state.glance = read_glance(self._run_dir)
             live.update(self.picture(), refresh=True)
 
     def picture(self) -> RenderableType:
         """As it is now; of an ended run, as it was at its end."""
         now = self.state.last_row_s if self.state.phase in ENDED else None
-        return render(self.state, time.time() if now is None else now, self._console.width)
+        height = max(HEIGHT, self._console.height - 1)
+        return render(self.state, time.time() if now is None else now, self._console.width, height)
 
 
 def board_of(run_dir: Path, console: Console) -> Board:
@@ -122,7 +134,7 @@ def board_of(run_dir: Path, console: Console) -> Board:
 
 def save_picture(run_dir: Path, svg: Path) -> None:
     """Draws a run into a file, SVG_WIDTH columns wide. Raises ValueError where there is none."""
-    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO())
+    console = Console(record=True, width=SVG_WIDTH, height=SVG_HEIGHT, file=io.StringIO())
     console.print(board_of(run_dir, console).picture())
     console.save_svg(str(svg), title="tsd launch")
 
@@ -167,8 +179,9 @@ def _trainer(state: RunState, width: int) -> list[RenderableType]:
             ("waited", f"{row.wait_s:.1f} s"),
         ),
         _pairs(("used", f"{row.num_trajectories:,} trajectories; refused {_refused(row)}")),
-        _spark("solved", f"{row.exact_share:.1%}", [update.exact_share for update in state.updates], width),
-        _spark("reward", f"{row.reward_mean:.3f}", [update.reward_mean for update in state.updates], width),
+        _pairs(("waits", _waits(state))),
+        _spark("solved", "{:.1%}", [update.exact_share for update in state.updates], width),
+        _spark("reward", "{:.3f}", [update.reward_mean for update in state.updates], width),
     ]
 
 
@@ -188,8 +201,19 @@ def _pairs(*pairs: tuple[str, str]) -> Table:
     return grid
 
 
-def _spark(name: str, last: str, values: Sequence[float], width: int) -> Text:
-    return Text.assemble((f"{name:<9} ", QUIET), f"{last:<7} ", (sparkline(values, max(1, width - 18)), NAME))
+def _spark(name: str, form: str, values: Sequence[float], width: int) -> Text:
+    last, best = form.format(values[-1]), f"best {form.format(max(values))}"
+    line = sparkline(values, max(1, width - 32))
+    return Text.assemble((f"{name:<9} ", QUIET), f"{last:<7} ", (line, NAME), (f" {best}", QUIET), no_wrap=True)
+
+
+def _waits(state: RunState) -> str:
+    """Who waits for whom: the trainer for trajectories, finished trees for the trainer."""
+    generators, recent = state.generators.values(), state.recent
+    seconds = recent[-1].elapsed_s - recent[0].elapsed_s if len(recent) > 1 else 0.0
+    share = sum(row.wait_s for row in list(recent)[1:]) / seconds if seconds > 0 else 0.0
+    waiting, out = sum(row.num_waiting for row in generators), sum(row.num_out for row in generators)
+    return f"trainer for trajectories {share:.0%}; for trainer {waiting:,} trees; {out:,} out"
 
 
 def _generators(state: RunState, now: float) -> tuple[RenderableType, int]:
@@ -197,27 +221,33 @@ def _generators(state: RunState, now: float) -> tuple[RenderableType, int]:
     if not state.generators:
         return Text("none has reported yet", style=QUIET), 1
     table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style=QUIET)
-    for name in ("generator", "version", "trees", "simulations/s", "tokens/s", "solved", "loop lag", "reported"):
+    for name in GENERATOR_COLUMNS:
         table.add_column(name, justify="left" if name == "generator" else "right", no_wrap=True)
     rows = [state.generators[index] for index in sorted(state.generators)]
     shown = rows if len(rows) <= NUM_GENERATORS else rows[: NUM_GENERATORS - 1]
     for row in shown:
-        table.add_row(str(row.generator), *_generator(row, now))
+        table.add_row(str(row.generator), *_generator(row, state.best_rate(row.generator), now))
     if rest := rows[len(shown) :]:
         table.add_row(f"{len(rest)} more", *_generators_sum(rest))
     return table, 1 + min(len(rows), NUM_GENERATORS)
 
 
-def _generator(row: GeneratorRow, now: float) -> tuple[str, ...]:
+def _generator(row: GeneratorRow, best: float, now: float) -> tuple[str, ...]:
     return (
         str(row.version),
         f"{row.num_trees:,}",
         f"{row.simulations_per_s:,.0f}",
         f"{row.tokens_per_s:,.0f}",
-        "-" if row.solved_share is None else f"{row.solved_share:.0%}",
+        _share(row.tokens_per_s / best if best else None),
+        _share(row.cache_hit_share),
+        _share(row.solved_share),
         f"{row.loop_lag_s * 1000:.0f} ms",
-        f"{max(0.0, now - row.time_s):.0f} s ago",
+        f"{max(0.0, now - row.time_s):.0f} s",
     )
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _generators_sum(rows: Sequence[GeneratorRow]) -> tuple[str, ...]:

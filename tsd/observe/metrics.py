@@ -112,6 +112,12 @@ class GeneratorRow(Struct, frozen=True, kw_only=True, tag="generator", tag_field
     """Of the trees finished in this interval, if any."""
     loop_lag_s: float
     """Longest the event loop was late in this interval, in seconds."""
+    cache_hit_share: float | None = None
+    """Of the states it expanded in this interval, those whose keys and values were there; None where it cannot tell."""
+    num_out: int = 0
+    """Trajectories finished, of this life, and not used yet."""
+    num_waiting: int = 0
+    """Finished trees that wait for the trainer to use some of those."""
 
 
 class WeightsRow(Struct, frozen=True, kw_only=True, tag="weights", tag_field="kind"):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, Row, UpdateRow
+from tsd.types import Glance
 
 LAUNCHER = "launcher"
 LAUNCHED = "launched"
@@ -33,6 +34,10 @@ class RunState:
     recent: deque[UpdateRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
     """The last updates of this launch."""
     generators: dict[int, GeneratorRow] = field(default_factory=dict)
+    best_rates: dict[int, float] = field(default_factory=dict)
+    """Most tokens/s that each generator has reported in this launch."""
+    glance: Glance | None = None
+    """A tree being searched."""
     evaluations: dict[str, EvaluationRow] = field(default_factory=dict)
     events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=NUM_EVENTS))
 
@@ -40,6 +45,10 @@ class RunState:
     def update(self) -> UpdateRow | None:
         """The last one."""
         return self.updates[-1] if self.updates else None
+
+    def best_rate(self, generator: int) -> float:
+        """What its tokens/s are shown as a share of; 0 before the first report."""
+        return self.best_rates.get(generator, 0.0)
 
     def absorb(self, row: Row) -> None:
         """Takes in the next row."""
@@ -56,6 +65,7 @@ class RunState:
                 self.recent.append(row)
             case GeneratorRow():
                 self.generators[row.generator] = row
+                self.best_rates[row.generator] = max(row.tokens_per_s, self.best_rate(row.generator))
             case EvaluationRow():
                 self.evaluations[row.when] = row
             case EventRow():
@@ -67,6 +77,7 @@ class RunState:
             self.last_row_s, self.phase = None, "starting"
             self.recent.clear()
             self.generators.clear()
+            self.best_rates.clear()
         for phase in PHASES:
             if row.text.startswith(phase):
                 self.phase, self.phase_began_s = phase, row.time_s

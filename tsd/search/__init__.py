@@ -5,6 +5,7 @@ await grow(tree, engine)
 best = (await harvest(tree, engine, HarvestConfig(whole_tree=False), rng))[0]
 """
 
+from tsd.search.glance import glance
 from tsd.search.grow import grow
 from tsd.search.harvest import Trie, harvest
 from tsd.search.node import Node, Status
@@ -21,6 +22,7 @@ __all__ = [
     "Tree",
     "TreeRecord",
     "Trie",
+    "glance",
     "grow",
     "harvest",
     "plant",

@@ -1,0 +1,98 @@
+"""What a generator says of itself, every few seconds: a metrics row, and one of its trees at a glance.
+
+    report       wakes every REPORT_EVERY_S
+    watch_loop   wakes every LAG_PROBE_S, to see how late it is
+
+Knows nothing about how trees are grown or sent.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tsd.observe.live import write_glance
+from tsd.observe.metrics import GeneratorRow, MetricsWriter
+from tsd.protocols import CountsCacheHits, Engine, TextCodec
+from tsd.search import Tree, glance
+from tsd.transport.trajectories import Outbox
+
+REPORT_EVERY_S = 2.0
+LAG_PROBE_S = 0.05
+
+
+class Counters(msgspec.Struct):
+    """What a generator has done so far."""
+
+    num_trees: int = 0
+    num_simulations: int = 0
+    num_generated: int = 0
+    num_solved: int = 0
+    cache_hits: int = 0
+    cache_lookups: int = 0
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Of one generator."""
+
+    index: int
+    run_dir: Path
+    metrics: MetricsWriter
+    engine: Engine
+    outbox: Outbox
+    codec: TextCodec
+    counters: Counters = field(default_factory=Counters)
+    growing: list[Tree] = field(default_factory=list)
+    """Trees under way, the oldest first."""
+    num_waiting: int = 0
+    """Trees finished that wait for room among what is out."""
+    loop_lag_s: float = 0.0
+    """Longest since the last report."""
+
+    def count(self, tree: Tree) -> None:
+        """A tree is finished."""
+        self.counters.num_trees += 1
+        self.counters.num_simulations += tree.num_simulations
+        self.counters.num_generated += tree.num_generated
+        self.counters.num_solved += tree.solved
+
+    async def report(self) -> None:
+        """Until cancelled."""
+        before, started = msgspec.structs.replace(self.counters), time.monotonic()
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            if isinstance(self.engine, CountsCacheHits):
+                self.counters.cache_hits, self.counters.cache_lookups = self.engine.cache_hits
+            self.metrics.write(self._row(before, time.monotonic() - started))
+            before, started, self.loop_lag_s = msgspec.structs.replace(self.counters), time.monotonic(), 0.0
+            if self.index == 0 and self.growing:
+                seen = glance(self.growing[0], self.codec.decode)
+                await asyncio.to_thread(write_glance, self.run_dir, seen)
+
+    def _row(self, before: Counters, seconds: float) -> GeneratorRow:
+        now = self.counters
+        trees, lookups = now.num_trees - before.num_trees, now.cache_lookups - before.cache_lookups
+        return GeneratorRow(
+            generator=self.index,
+            version=self.engine.version,
+            num_trees=now.num_trees,
+            num_simulations=now.num_simulations,
+            generated_tokens=now.num_generated,
+            simulations_per_s=(now.num_simulations - before.num_simulations) / seconds,
+            tokens_per_s=(now.num_generated - before.num_generated) / seconds,
+            solved_share=(now.num_solved - before.num_solved) / trees if trees else None,
+            loop_lag_s=self.loop_lag_s,
+            cache_hit_share=(now.cache_hits - before.cache_hits) / lookups if lookups else None,
+            num_out=self.outbox.num_out,
+            num_waiting=self.num_waiting,
+        )
+
+    async def watch_loop(self) -> None:
+        """Measures how late the event loop runs, until cancelled."""
+        while True:
+            due = time.monotonic() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            self.loop_lag_s = max(self.loop_lag_s, time.monotonic() - due)
