@@ -125,6 +125,24 @@ def bugreport(
     print(f"{path}: read it before you send it")
 
 
+def config(
+    prefix: Annotated[str, typer.Argument(help="Only settings whose name begins so, such as `search.`")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page tsd/config/README.md.")] = False,
+) -> None:
+    """Explain every setting: its default, what may be written there, and what it does.
+
+    Examples:
+
+    - `tsd config search.`
+
+    - `tsd config loss.advantage`
+    """
+    from tsd.config.reference import markdown as page
+    from tsd.config.reference import plain, reference
+
+    print(page(reference()) if markdown else plain(reference(), prefix))
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(tree)
@@ -132,3 +150,4 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(doctor)
     app.command()(bugreport)
+    app.command()(config)

@@ -29,15 +29,15 @@ def apply_setting(table: dict[str, object], setting: str) -> None:
 
 def dump(table: Mapping[str, object]) -> str:
     """A table as TOML text: sections of the first level, tables inline below it."""
-    lines = [f"{key} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    lines = [f"{key} = {as_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
     for section, values in table.items():
         if isinstance(values, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+            lines += ["", f"[{section}]", *(f"{key} = {as_toml(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
 
 
-def _value(value: object) -> str:
-    """Tables; numbers, booleans, strings and lists of them are where JSON and TOML agree."""
+def as_toml(value: object) -> str:
+    """One value, on one line. Tables; numbers, booleans, strings and lists of them are where JSON and TOML agree."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_value(key)} = {_value(one)}' for key, one in value.items())}}}"
+        return f"{{{', '.join(f'{as_toml(key)} = {as_toml(one)}' for key, one in value.items())}}}"
     return msgspec.json.encode(value).decode()

@@ -1,0 +1,136 @@
+"""Every setting with its type, default and documentation, read from the configuration's own source.
+
+What `tsd config` prints, and tsd/config/README.md holds. A field's documentation is the string that stands below it.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from tsd.config import sections, transport
+from tsd.config.sections import Config
+from tsd.config.toml import as_toml
+
+HEAD = """\
+# Configuration reference
+
+Every setting of a run: what `tsd config` prints. Written by `tsd config --markdown > tsd/config/README.md`; a test
+compares the two. A TOML file sets what it names, `--set section.key=value` one more; all else has its default.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of them."""
+
+    path: str
+    """As `--set` takes it."""
+    kind: str
+    """What may be written there, in Python's words."""
+    default: str
+    """As TOML."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table of the file; the first, without a name, is its top level."""
+
+    name: str
+    text: str
+    settings: tuple[Setting, ...]
+
+
+def reference() -> tuple[Section, ...]:
+    """All of them, in the order of the source."""
+    documented = {**_documented(sections), **_documented(transport)}
+    hints, defaults = get_type_hints(Config), Config()
+    tables = [field for field in Config.__struct_fields__ if _is_table(hints[field])]
+    top = tuple(field for field in Config.__struct_fields__ if field not in tables)
+    found = [Section("", Config.__doc__ or "", _settings("", Config, defaults, documented, top))]
+    for name in tables:
+        table = hints[name]
+        settings = _settings(f"{name}.", table, getattr(defaults, name), documented, table.__struct_fields__)
+        text = inspect.cleandoc(table.__doc__ or "").removeprefix(f"[{name}]: ")
+        found.append(Section(name, text[:1].upper() + text[1:], settings))
+    return tuple(found)
+
+
+def markdown(found: tuple[Section, ...]) -> str:
+    """A page of it."""
+    parts = [HEAD]
+    for section in found:
+        parts.append(f"## {f'[{section.name}]' if section.name else 'Top level'}\n\n{section.text}\n")
+        parts += [f"- **`{one.path}`** = `{one.default}` ({one.kind}). {one.text}" for one in section.settings]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def plain(found: tuple[Section, ...], prefix: str = "") -> str:
+    """For a terminal: those whose path begins with `prefix`. Raises ValueError where there are none."""
+    lines = [
+        f"{one.path} = {one.default}    {one.kind}\n    {one.text}\n"
+        for section in found
+        for one in section.settings
+        if one.path.startswith(prefix)
+    ]
+    if not lines:
+        raise ValueError(f"no setting begins with {prefix!r}; sections: {', '.join(s.name for s in found if s.name)}")
+    return "\n".join(lines).rstrip()
+
+
+def _settings(
+    prefix: str, table: type[Struct], defaults: Struct, documented: dict[str, dict[str, tuple[str, str]]], names: Any
+) -> tuple[Setting, ...]:
+    fields = documented[table.__name__]
+    return tuple(
+        Setting(f"{prefix}{name}", fields[name][0], as_toml(getattr(defaults, name)), fields[name][1]) for name in names
+    )
+
+
+def _documented(module: ModuleType) -> dict[str, dict[str, tuple[str, str]]]:
+    """Of each class, its fields' annotations and the strings below them."""
+    tree = ast.parse(inspect.getsource(module))
+    return {node.name: dict(_fields(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, tuple[str, str]]]:
+    for field, below in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            text = " ".join(str(below.value.value).split()) if is_text else ""  # type: ignore[attr-defined]
+            yield field.target.id, (_kind(field.annotation), text)
+
+
+def _kind(annotation: ast.expr) -> str:
+    """Names of the choices, or the annotation's own words."""
+    text = ast.unparse(annotation)
+    if text.startswith("Literal["):
+        return " or ".join(text.removeprefix("Literal[").removesuffix("]").replace("'", "").split(", "))
+    return KINDS.get(text, text)
+
+
+KINDS = {
+    "Count": "a whole number from 1",
+    "Whole": "a whole number from 0",
+    "Positive": "a number above 0",
+    "NotNegative": "a number from 0",
+    "Share": "a number from 0 to 1",
+    "Port": "a port; 0 for any",
+    "bool": "true or false",
+    "str": "text",
+    "dict[str, float]": "a table of numbers",
+    "tuple[Annotated[int, Meta(ge=2, le=6)], ...]": "whole numbers from 2 to 6",
+    "Annotated[int, Meta(ge=0, le=65535)]": "a port; 0 for none",
+    "Method": "mcts or cispo or best-of-n",
+}
+
+
+def _is_table(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
