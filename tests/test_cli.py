@@ -10,7 +10,20 @@ from transformers import AutoModelForCausalLM
 from tsd.bench.show import COLUMNS
 from tsd.cli import app, exit_code
 
-COMMANDS = ("launch", "eval", "solve", "tree", "watch", "export", "bench-search", "soak", "warmstart", "keys", "data")
+COMMANDS = (
+    "launch",
+    "eval",
+    "solve",
+    "tree",
+    "watch",
+    "export",
+    "report",
+    "bench-search",
+    "soak",
+    "warmstart",
+    "keys",
+    "data",
+)
 MODEL = "builtin:countdown-tiny"
 LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'
 
