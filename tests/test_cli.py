@@ -12,7 +12,7 @@ from tsd.cli import app, exit_code
 
 COMMANDS = (
     *("launch", "eval", "solve", "bench-search", "soak", "warmstart", "keys", "data"),
-    *("tree", "watch", "export", "doctor", "bugreport", "config"),
+    *("tree", "watch", "export", "report", "doctor", "bugreport", "config"),
 )
 MODEL = "builtin:countdown-tiny"
 LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'

@@ -74,7 +74,7 @@ def audit(
         books=books,
         num_updates=state.update,
         num_syncs=len(applied),
-        num_restarts=sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow)),
+        num_restarts=num_restarts(rows),
         back_s=round(median(seconds for seconds, _ in returned), 2) if returned else None,
         updates_meanwhile=median(count for _, count in returned) if returned else None,
         num_lost=abs(books.lost) + abs(len(times_used) - state.num_trajectories),
@@ -83,6 +83,11 @@ def audit(
         num_hangs=num_hangs,
         leftovers=(*leftovers, *partial),
     )
+
+
+def num_restarts(rows: Sequence[Row]) -> int:
+    """Of generators and trainers, by the launcher."""
+    return sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow))
 
 
 def used(run_dir: Path, state: TrainState) -> list[str]:

@@ -72,6 +72,57 @@ def export(
     print(f"{out}: the model of {export(run_dir, out)}")
 
 
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Of runs of `tsd launch`, running or ended.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Write one page with curves and example trees; no network.")
+    ] = None,
+    trees: Annotated[
+        bool,
+        typer.Option(
+            "--trees/--no-trees", help="With --html: search a few example trees, in seconds on torch, minutes on vllm."
+        ),
+    ] = True,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Compare runs: what differs in their settings, held-out results, health of learning, speed, where everything went.
+
+    Examples:
+
+    - `tsd report runs/20250131-120000`
+
+    - `tsd report runs/a runs/b --html report.html`: curves, and problems searched before and after training
+    """
+    import msgspec
+
+    from tsd.report.page import page
+    from tsd.report.run import read_runs
+    from tsd.report.terminal import draw
+
+    runs, console = read_runs(run_dirs), Console()
+    if html is not None:
+        html.write_text(page(runs, _examples(runs) if trees else ()), encoding="utf-8")
+    if json:
+        print(msgspec.json.format(msgspec.json.encode({"runs": runs}), indent=2).decode())
+    elif html is not None:
+        print(html)
+    else:
+        console.print(draw(runs, console.width), highlight=False)
+
+
+def _examples(runs: "Sequence[RunReport]") -> "list[Examples]":
+    from transformers.utils import logging
+
+    from tsd.report.examples import search_examples
+
+    logging.disable_progress_bar()  # it would stand among what we print
+    return [search_examples(run) for run in runs]
+
+
 def doctor(
     config: Annotated[Path | None, typer.Option(help="The run's TOML file, as for `tsd launch`.")] = None,
     gpus: Annotated[str | None, typer.Option(help="Devices, as for `tsd launch`.")] = None,
@@ -148,6 +199,7 @@ def register(app: typer.Typer) -> None:
     app.command()(tree)
     app.command()(watch)
     app.command()(export)
+    app.command()(report)
     app.command()(doctor)
     app.command()(bugreport)
     app.command()(config)

@@ -117,6 +117,21 @@ def locked(run_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Whether a launcher, or what is left of its processes, has the run."""
+    try:
+        lock = os.open(run_dir / LOCK_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _acquire(lock: int, run_dir: Path) -> None:
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:

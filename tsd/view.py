@@ -103,7 +103,7 @@ def draw(tree: TreeRecord, max_nodes: int) -> Drawing:
         wanted.update(path_to(nodes, i))
     below = children(nodes)
     top = Text(f"{printable(tree.prompt_text).strip()}  ", style="bold")
-    top.append(_figures(nodes[0]), style="not bold")
+    top.append(figures(nodes[0]), style="not bold")
     drawing = Drawing(top)
     stack = [(0, drawing)]
     while stack:
@@ -119,17 +119,23 @@ def draw(tree: TreeRecord, max_nodes: int) -> Drawing:
 def _line(node: NodeRecord, chosen: bool) -> Text:
     line = Text("* " if chosen else "", style="bold" if chosen else "")
     line.append(printable(node.text.strip().replace("\n", " ")))
-    line.append(f"  {_figures(node)}", style="not bold dim")
-    if node.grade is not None:
-        line.append("  solved" if node.grade.exact else f"  reward {node.grade.reward:+.2f}", style="bold")
-    elif node.status is not Status.OPEN:
-        line.append(f"  {node.status.value}", style="bold")
+    line.append(f"  {figures(node)}", style="not bold dim")
+    if ended := outcome(node):
+        line.append(f"  {ended}", style="bold")
     return line
 
 
-def _figures(node: NodeRecord) -> str:
-    figures = {"Q": _q(node), "P": node.prior, "V": node.value}
-    return "  ".join([f"N {node.visits}", *(f"{key} {x:+.2f}" for key, x in figures.items() if x is not None)])
+def outcome(node: NodeRecord) -> str:
+    """How the path ends at this node; empty where it goes on."""
+    if node.grade is not None:
+        return "solved" if node.grade.exact else f"reward {node.grade.reward:+.2f}"
+    return "" if node.status is Status.OPEN else node.status.value
+
+
+def figures(node: NodeRecord) -> str:
+    """N, Q, P and V of a node, those that are known."""
+    known = {"Q": _q(node), "P": node.prior, "V": node.value}
+    return "  ".join([f"N {node.visits}", *(f"{key} {x:+.2f}" for key, x in known.items() if x is not None)])
 
 
 def page(tree: TreeRecord, title: str) -> str:

@@ -1,0 +1,82 @@
+"""A report as one HTML document that needs no network. Knows nothing about how figures and trees are made."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tsd.evaluate import Evaluation
+from tsd.report.course import Curves
+from tsd.report.examples import Examples
+from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput
+from tsd.report.markup import configuration, examples, flagged, table, text
+from tsd.report.run import RunReport
+
+PAGE = Path(__file__).parent.parent / "assets" / "report.html"
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """An evaluation, by where training stood."""
+
+    update: int
+    generated_tokens: int
+    seconds: float
+    mean: float
+    low: float
+    high: float
+
+
+class Drawn(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page draws of one run."""
+
+    name: str
+    curves: Curves
+    points: tuple[Point, ...]
+
+
+def page(runs: Sequence[RunReport], trees: Sequence[Examples]) -> str:
+    """`trees` are those of each run, or none at all."""
+    names = [run.name for run in runs]
+    parts = {
+        "TITLE": text(", ".join(names)),
+        "HEAD": table(overview(runs), names) + table(differences(runs), names) + "".join(map(configuration, runs)),
+        "EVALUATIONS": table(evaluations(runs), names),
+        "TABLES": "".join(table(one, names) for one in (learning(runs), throughput(runs), flow(runs))),
+        "FLAGGED": "".join(map(flagged, runs)),
+        "EXAMPLES": _examples(names, trees),
+        # JSON inside a script element: no text may end the element, or open a comment in it.
+        "DATA": msgspec.json.encode([_drawn(run) for run in runs]).decode().replace("<", "\\u003c"),
+    }
+    return _filled(PAGE.read_text(encoding="utf-8"), parts)
+
+
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    """In one pass: what is put in is not looked at again."""
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda found: parts[found[1]], template)
+
+
+def _examples(names: Sequence[str], trees: Sequence[Examples]) -> str:
+    if not trees:
+        return "<p>Left out, as asked for.</p>"
+    return "".join(map(examples, names, trees))
+
+
+def _drawn(run: RunReport) -> Drawn:
+    trained = (run.num_updates, run.generated_tokens, run.training_seconds or 0.0)
+    found = [_point(run.before, 0, 0, 0.0), _point(run.after, *trained)]
+    return Drawn(name=run.name, curves=run.curves, points=tuple(point for point in found if point))
+
+
+def _point(found: Evaluation | None, update: int, generated_tokens: int, seconds: float) -> Point | None:
+    if found is None:
+        return None
+    low, high = found.ci95
+    return Point(
+        update=update,
+        generated_tokens=generated_tokens,
+        seconds=seconds,
+        mean=found.mean_at_k,
+        low=low,
+        high=high,
+    )
