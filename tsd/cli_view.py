@@ -1,12 +1,17 @@
 """Commands that only read what others wrote. Registered by `tsd.cli`; they import what they need when they run."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from tsd.report.examples import Examples
+    from tsd.report.run import RunReport
 
 
 def tree(
