@@ -6,12 +6,14 @@ from importlib.metadata import EntryPoint
 from tsd.config import TaskConfig
 from tsd.protocols import Task
 from tsd.tasks.countdown import Countdown
+from tsd.tasks.gym import Gym
 from tsd.tasks.outside import make_outside
 from tsd.tasks.words import Words
 
 BUILT_IN: dict[str, Callable[[TaskConfig], Task]] = {
     "countdown": lambda config: Countdown(config.num_numbers, rare=config.rare),
     "words": lambda config: Words(config.path),
+    "reasoning-gym": lambda config: Gym(config.dataset, config.options),
 }
 
 
