@@ -97,6 +97,23 @@ def test_a_launch_refuses_an_unknown_task_before_anything_starts(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_package_registers_a_task_for_every_command(tmp_path: Path) -> None:
+    """The package is a module and its metadata in a folder of their own."""
+    metadata = tmp_path / "package" / "more-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\npairs = more:Pairs\n")
+    source = "from tsd.tasks.countdown import Countdown\nPairs = lambda config: Countdown((2,))\n"
+    (tmp_path / "package" / "more.py").write_text(source)
+    sizes = ("--train", "30", "--validation", "2", "--heldout", "2", "--out", str(tmp_path / "data"))
+    command = ["env", f"PYTHONPATH={tmp_path / 'package'}", *TSD[:-1], "data", *sizes, "--set", "task.name=pairs"]
+    with launched(command) as run:
+        output, _ = run.process.communicate(timeout=50)
+    assert run.process.returncode == 0, output
+    lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines()
+    assert {len(json.loads(line)["input"]) for line in lines} == {2}
+
+
 # Word problems
 
 

@@ -62,7 +62,7 @@ class Worker:
 
     def __init__(self, dataset: str, options: Mapping[str, object]) -> None:
         """Raises ValueError for what the library does not make."""
-        self._argv = [sys.executable, "-P", gym_worker.__file__, dataset, json.dumps(options)]
+        self._argv = [sys.executable, "-P", "-B", gym_worker.__file__, dataset, json.dumps(options)]
         self._start()
         if (said := self._read(START_S)) is None:
             raise ValueError(f"task.name: reasoning-gym ended at its start, or took longer than {START_S:g} s")
@@ -98,7 +98,6 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

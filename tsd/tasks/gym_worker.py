@@ -128,6 +128,7 @@ def main(name: str, options: str) -> None:
     """Answers requests until there are no more."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what the library prints is no reply
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a thread would not survive the fork
     try:
         problems = Problems(name, json.loads(options))
         problems.entry(0)
