@@ -13,6 +13,7 @@ EXEMPT = {
     "test_launch": "the supervisor starts processes and reads small files of its run while nothing waits for its loop",
     "test_processes": "as above",
     "test_clock": "as above",
+    "test_gym": "a scorer's answer is waited for on the loop, a bounded time",
     "test_dashboard": "the board reads a small local file twice a second",
     "test_report": "example trees are searched in a loop of their own, in which nothing else waits"
     " (transformers' progress bars write when they are collected, wherever that is)",

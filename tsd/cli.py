@@ -134,7 +134,7 @@ def evaluate(
     temperature: Annotated[float, typer.Option(help="Sampling temperature, above 0.")] = 0.2,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
     style: Annotated[
-        Literal["chat", "compact"] | None,
+        Literal["chat", "compact", "digits"] | None,
         typer.Option(help="How problems are worded. [default: chat where the model has a chat template, else compact]"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the file's first N problems.")] = None,
@@ -324,23 +324,23 @@ def data(
     rare: Annotated[bool, typer.Option("--rare", help="Targets as hard to reach as the published ones.")] = False,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    set_: Settings = None,
 ) -> None:
-    """Write Countdown problems to files that share none, whatever the seed: for training, validation and evaluation.
-
-    Each problem is a line such as `{"input":[5,13,5,9],"target":31}` and can be solved.
+    """Write problems to files that share none, whatever the seed: for training, validation and evaluation.
 
     Examples:
 
     - `tsd data --out problems`
 
-    - `tsd data --out problems --rare`
-
     - `tsd data --out problems --numbers 3,4 --heldout 200 --force`
+
+    - `tsd data --out problems --set task.name=reasoning-gym --set task.dataset=chain_sum`
     """
-    from tsd.commands import counts, write_problems
+    from tsd.commands import counts, setting, write_problems
 
     sizes = {"train": train, "validation": validation, "heldout": heldout}
-    for line in write_problems(out, counts("--numbers", numbers), sizes, rare=rare, seed=seed, force=force):
+    settings = [setting("task.num_numbers", counts("--numbers", numbers)), setting("task.rare", rare), *(set_ or ())]
+    for line in write_problems(out, settings, sizes, seed=seed, force=force):
         print(line)
 
 

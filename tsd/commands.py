@@ -11,7 +11,6 @@ from typing import TypeVar, get_args
 
 import msgspec
 import uvloop
-from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
@@ -147,7 +146,7 @@ def solve_problem(settings: Sequence[str], text: str, tree: Path | None, resume:
     """`tsd solve`, and the tree written where it is wanted. Raises ValueError for what cannot be read or written."""
     config = load_config(None, settings)
     if config.engine.kind in ("torch", "vllm"):
-        config = replace(config, task=replace(config.task, style=_style(model_path(config.model.path))))
+        config = load_config(None, [setting("task.style", _style(model_path(config.model.path))), *settings])
     transformers_logging.disable_progress_bar()
     solution, grown = _run(solve(config, text, read_tree(resume) if resume else None))
     if tree:
@@ -206,13 +205,13 @@ def make_tiny_model(directory: Path, num_steps: int | None, seed: int, num_threa
 
 
 def write_problems(
-    directory: Path, numbers: Sequence[int], sizes: Mapping[str, int], *, rare: bool, seed: int, force: bool
+    directory: Path, settings: Sequence[str], sizes: Mapping[str, int], *, seed: int, force: bool
 ) -> Iterator[str]:
     """`tsd data`: a line on each file written. Raises ValueError, with nothing written, for what cannot be."""
     paths: dict[Split, Path] = {split: directory / f"{split}.jsonl" for split in get_args(Split)}
     if not force and (there := [str(path) for path in paths.values() if path.exists()]):
         raise ValueError(f"{', '.join(there)} exist already; --force overwrites")
-    task = make_task(load_config(None, [setting("task.num_numbers", numbers), setting("task.rare", rare)]).task)
+    task = make_task(load_config(None, settings).task)
     problems = {split: list(task.problems(split, sizes[split], seed)) for split in paths}
     directory.mkdir(parents=True, exist_ok=True)
     for split, path in paths.items():

@@ -128,8 +128,10 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
     update = load_state(directory).update if directory else 0
     if directory is None and config.engine.kind != "mock":
         directory = model_path(config.model.path)
-    task, count = make_task(config.task), config.evaluate.num_problems
-    problems = list(task.problems("heldout", count, HELDOUT_SEED))
+    task = make_task(config.task)
+    problems = list(task.problems("heldout", config.evaluate.num_problems, HELDOUT_SEED))
+    if not (count := len(problems)):
+        raise ValueError(f"task {task.name} has no held-out problem to evaluate on; it needs more problems")
     with open_tensorboard(run_dir, config.observe, update) as board, MetricsWriter(run_dir, board) as metrics:
 
         def progress(num_done: int, mean: float, ci95: tuple[float, float]) -> None:

@@ -173,9 +173,12 @@ def problem_stream(
 ) -> Iterator[tuple[int, Problem]]:
     """This generator's share of the training problems, again and again, each time in another order.
 
-    Each with its place in the stream, from `start` on: where training stood, in a run that goes on.
+    Each with its place in the stream, from `start` on: where training stood, in a run that goes on. Raises ValueError
+    where there is none.
     """
     problems = list(task.problems("train", config.task.num_train, config.seed))[index::num_generators]
+    if not problems:
+        raise ValueError(f"task {task.name} has fewer training problems than there are generators: it needs more")
 
     def passes() -> Iterator[Problem]:
         rng = random.Random(f"{config.seed} {index}")

@@ -28,6 +28,7 @@ from tsd.observe.tensorboard import check_tensorboard
 from tsd.observe.weights_and_biases import check_wandb, open_wandb
 from tsd.plan import make_plan, render_plan
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
+from tsd.tasks import make_task
 from tsd.tasks.rewards import load_rewards
 from tsd.transport.keys import OTHER, load_keys
 
@@ -60,6 +61,7 @@ class Request:
                 config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
             )
         load_rewards(config)
+        make_task(config.task)
         for check in (check_tensorboard, check_wandb, check_prometheus):
             check(config.observe)
         for role in OTHER:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 from tsd.types import Expansion, Grade, Position, Problem, Step, WeightUpdate
 
-PromptStyle = Literal["chat", "compact"]
+PromptStyle = Literal["chat", "compact", "digits"]
 Split = Literal["train", "validation", "heldout"]
 
 
@@ -71,7 +71,10 @@ class TextCodec(Protocol):
 
 
 class Task(Protocol):
-    """A kind of problem. Reads its own problems and grades answers; knows nothing about models or search."""
+    """A kind of problem. Reads its own problems and grades answers; knows nothing about models or search.
+
+    Packages register what makes theirs of a `TaskConfig` under the entry-point group `tsd.tasks`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -81,7 +84,10 @@ class Task(Protocol):
         ...
 
     def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
-        """The first `count` problems of a split; splits share no problem, whatever the seed's order."""
+        """The first `count` problems of a split, or all where it has fewer; a task may raise ValueError then.
+
+        Splits share no problem, whatever the seed's order.
+        """
         ...
 
     def prompt(self, problem: Problem, style: PromptStyle) -> str:

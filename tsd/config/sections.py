@@ -16,13 +16,20 @@ class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[task]: what is learned."""
 
     name: str = "countdown"
-    """The task, by its registered name."""
+    """The task: `countdown`, `words`, `reasoning-gym`, a name that a package registers, or your own FILE.py:CLASS."""
+    path: str = ""
+    """words: the JSONL file of problems, `{"question":"...","answer":"72"}` a line."""
+    dataset: str = ""
+    """reasoning-gym: which of its data sets."""
+    options: dict[str, bool | int | float | str | list[bool | int | float | str]] = field(default_factory=dict)
+    """reasoning-gym: the data set's own settings, such as `{max_terms=2}`; and for tasks of others, as they like."""
     num_numbers: tuple[Annotated[int, Meta(ge=2, le=6)], ...] = (4,)
     """Countdown: how many numbers a generated problem has; drawn evenly from these."""
     rare: bool = False
     """Countdown: targets that few ways lead to, distributed as the published ones are, instead of random games'."""
-    style: Literal["chat", "compact"] = "compact"
-    """How the prompt is worded: for a chat model, or in the tiny model's compact form."""
+    style: Literal["chat", "compact", "digits"] = "compact"
+    """How the prompt is worded: `chat` with an instruction, `compact` without; `digits` leaves out what the tiny model
+    cannot read, which is all but digits and signs. Countdown's compact form is the tiny model's own."""
     num_train: Count = 20_000
     """Training problems; generators go through them in a seeded order, again and again."""
 

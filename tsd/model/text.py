@@ -1,5 +1,6 @@
 """Text to token ids and back, with a Hugging Face tokenizer. Knows nothing about tasks or weights."""
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,19 @@ class HfCodec:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """Through the chat template where the model has one, as it is where not."""
+        """Through the chat template where the model has one, as it is where not.
+
+        Raises ValueError where the tokenizer drops some of it: a small one may not have every letter.
+        """
         if self.tokenizer.chat_template is None:
-            return self.encode_text(prompt)
+            tokens = self.encode_text(prompt)
+            # Compared without what white space may become.
+            if lost := sorted(set(prompt) - set(self.decode(tokens)) - set(string.whitespace)):
+                raise ValueError(
+                    f"the model's tokenizer cannot write {''.join(lost)[:20]!r} of {prompt[:60]!r}; name another model "
+                    "in model.path, or see task.style = 'digits'"
+                )
+            return tokens
         messages = [{"role": "user", "content": prompt}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.encode_text(text)

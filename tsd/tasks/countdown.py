@@ -3,7 +3,6 @@
 Reads the published data's own lines, `{"input":[5,13,5,9],"target":31}`. Knows nothing about models or search.
 """
 
-import hashlib
 import random
 import re
 from collections import Counter
@@ -15,8 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from tsd.protocols import PromptStyle, Split
+from tsd.tasks.answers import answer_of
 from tsd.tasks.arithmetic import Move, apply, random_game, ways
 from tsd.tasks.expression import evaluate
+from tsd.tasks.splits import in_split
 from tsd.types import Grade, Position, Problem
 
 LARGEST_NUMBER = 13
@@ -24,7 +25,6 @@ LARGEST_TARGET = 2000
 COMMON_TARGET = 100
 RARE_TARGET_SHARE = 1 / 3
 """Share of the games ending past COMMON_TARGET that are kept: the published targets' quartiles are 19, 44 and 82."""
-SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "heldout": range(90, 95), "validation": range(95, 100)}
 MAX_DRAWS = 200_000
 """Games drawn without a new problem before a split counts as used up."""
 ILLEGAL = Grade(reward=-1.0, exact=False, well_formed=False)
@@ -124,23 +124,20 @@ class Countdown:
 
     def _is_new(self, key: Key, seen: set[Key], split: Split) -> bool:
         """Whether it is the split's, and was not there before; it is then noted."""
-        if key in seen or not _in_split(key, split):
+        if key in seen or not in_split(repr(key), split):
             return False
         seen.add(key)
         return True
 
     def prompt(self, problem: Problem, style: PromptStyle) -> str:
         asked = question(problem)
-        if style == "compact":
+        if style != "chat":
             return f"{' '.join(map(str, asked.input))}={asked.target}:"
         return CHAT_PROMPT.format(target=asked.target, numbers=", ".join(map(str, asked.input)))
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        opening, closing = response.rfind("<answer>"), response.rfind("</answer>")
-        if opening < 0 or closing < opening:
-            return ILLEGAL
-        result = evaluate(response[opening + len("<answer>") : closing])
-        asked = question(problem)
+        asked, answer = question(problem), answer_of(response)
+        result = None if answer is None else evaluate(answer)
         if result is None or not _drawn_from(result[1], asked.input):
             return ILLEGAL
         return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
@@ -200,11 +197,6 @@ def _wanted(target: int, rng: random.Random) -> bool:
     return 1 <= target <= COMMON_TARGET or (
         COMMON_TARGET < target <= LARGEST_TARGET and rng.random() < RARE_TARGET_SHARE
     )
-
-
-def _in_split(key: Key, split: Split) -> bool:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 100 in SPLIT_PERCENT[split]
 
 
 def _drawn_from(used: list[int], given: tuple[int, ...]) -> bool:

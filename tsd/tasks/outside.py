@@ -1,0 +1,58 @@
+"""Tasks of others: what a package registers under the entry-point group `tsd.tasks`, or a class in a user's own file.
+
+Either is a callable that takes `TaskConfig` and returns a `tsd.protocols.Task`. Knows nothing about built-in tasks.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from tsd.config import TaskConfig
+from tsd.protocols import Task
+
+GROUP = "tsd.tasks"
+PARTS = ("name", "parse", "problems", "prompt", "grade", "read")
+"""What a task must have."""
+
+
+def make_outside(config: TaskConfig, built_in: Iterable[str], registered: Iterable[EntryPoint] | None = None) -> Task:
+    """The task that the name stands for; `registered` is what packages offer, where that is not to be looked up.
+
+    Raises ValueError for a name nobody has, and for one that cannot be loaded or made.
+    """
+    file, colon, attribute = config.name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return _made(config, lambda: getattr(_module(Path(file).expanduser()), attribute))
+    offered = {point.name: point for point in (entry_points(group=GROUP) if registered is None else registered)}
+    if config.name not in offered:
+        known = ", ".join(sorted({*built_in, *offered}))
+        raise ValueError(f"task.name: expected one of {known}, or FILE.py:CLASS, found {config.name!r}")
+    return _made(config, offered[config.name].load)
+
+
+def _module(path: Path) -> object:
+    """A file as a module, under a name that no other has."""
+    name = f"tsd_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "the name ends in .py"
+    assert spec.loader is not None
+    # Known by its name before it runs, as its own dataclasses ask.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _made(config: TaskConfig, load: Callable[[], object]) -> Task:
+    """Whatever somebody else's code raises is one line here."""
+    try:
+        make = load()
+        if not callable(make):
+            raise TypeError(f"expected a callable, found {type(make).__name__}")
+        task: Task = make(config)
+        if missing := [part for part in PARTS if not hasattr(task, part)]:
+            raise TypeError(f"what it makes has no {', '.join(missing)}; see tsd.protocols.Task")
+    except Exception as error:
+        raise ValueError(f"task.name: {config.name!r} cannot be loaded: {error!r}") from error
+    return task

@@ -1,0 +1,104 @@
+"""Word problems from a JSONL file, whose answer is one number; graded by that number alone.
+
+A line is `{"question":"...","answer":"72"}`; an answer may also be a worked one that ends in `#### 72`. Knows nothing
+about models, and nothing about how the number was found.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from tsd.protocols import PromptStyle, Split
+from tsd.tasks.answers import answer_of, ask
+from tsd.tasks.splits import in_split
+from tsd.types import Grade, Position, Problem
+
+LONGEST_NUMBER = 60
+"""Characters; what is longer is no answer to a word problem."""
+NUMBER = re.compile(r"([-+]?)\s*\$?\s*([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)\s*%?\.?")
+RESULT_MARK = "####"
+EXACT, WRONG, ILLEGAL = Grade(1.0, True, True), Grade(0.0, False, True), Grade(-1.0, False, False)
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One line of the file; what else it holds is passed over."""
+
+    question: Annotated[str, Meta(min_length=1, max_length=20_000)]
+    answer: Annotated[str, Meta(max_length=20_000)]
+
+
+_decoder = msgspec.json.Decoder(Question)
+
+
+def read_number(text: str) -> Fraction | None:
+    """The number that a text is, with commas between thousands, `$` or `%`; None for anything else."""
+    text = text.strip()
+    found = NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
+    if found is None or (found[1] and found[2]):
+        return None
+    return Fraction(found[1] + found[2] + found[3].replace(",", "").removesuffix("."))
+
+
+class Words:
+    """The `Task`. A split has the problems that the file has for it, be they fewer than asked for."""
+
+    name = "words"
+
+    def __init__(self, path: str) -> None:
+        """Raises ValueError naming the file, and the line, that cannot be read."""
+        if not path:
+            raise ValueError('task.path: the task words needs a JSONL file of {"question":"...","answer":"72"} lines')
+        self.path = Path(path).expanduser()
+        self.known = tuple(self._read())
+
+    def _read(self) -> Iterator[Problem]:
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except OSError as error:
+            raise ValueError(f"task.path: cannot read {self.path}: {error.strerror}") from None
+        seen = set[str]()
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    problem = self.parse(line.decode("utf-8"))
+                except ValueError as error:
+                    raise ValueError(f"{self.path}:{number}: {error}") from None
+                if problem.id not in seen:
+                    seen.add(problem.id)
+                    yield problem
+
+    def parse(self, line: str) -> Problem:
+        try:
+            asked = _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise ValueError(f'expected {{"question":"...","answer":"72"}}, found {line[:80]!r}: {error}') from None
+        result = asked.answer.rpartition(RESULT_MARK)[2].strip()
+        if read_number(result) is None:
+            raise ValueError(f"expected an answer that is a number, or ends in {RESULT_MARK} 72, found {result[:80]!r}")
+        digest = hashlib.blake2b(asked.question.encode(), digest_size=8).hexdigest()
+        return Problem(f"words-{digest}", msgspec.json.encode(Question(asked.question, result)).decode())
+
+    def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
+        own = [problem for problem in self.known if in_split(problem.id, split)]
+        random.Random(f"{split} {seed}").shuffle(own)
+        yield from own[:count]
+
+    def prompt(self, problem: Problem, style: PromptStyle) -> str:
+        return ask(_decoder.decode(problem.text).question, style)
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        number = read_number(answer_of(response) or "")
+        if number is None:
+            return ILLEGAL
+        return EXACT if number == read_number(_decoder.decode(problem.text).answer) else WRONG
+
+    def read(self, problem: Problem, response: str) -> Position:
+        """Equal answers are equal; of steps it can tell nothing."""
+        return Position(key=answer_of(response))
