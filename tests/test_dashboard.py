@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.rows import update_row
-from tsd.observe.dashboard import Board, plain_line, render, save_picture, watch
+from tsd.observe.dashboard import Board, board_of, plain_line, render, save_picture, watch
 from tsd.observe.live import draw_glance, read_glance, write_glance
 from tsd.observe.marks import interval_bar, sparkline
 from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row
@@ -254,7 +254,8 @@ async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: b
         for row in _busy_run(2, 30):
             metrics.write(row)
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch(tmp_path, Console(file=out, force_terminal=terminal, width=80, height=24)))
+            console = Console(file=out, force_terminal=terminal, width=80, height=24)
+            group.create_task(watch(board_of(tmp_path, console), console))
             await asyncio.sleep(0)  # it has drawn once
             metrics.event("launcher", "done: solved more")
     assert "update 30/200" in out.getvalue()
@@ -266,11 +267,12 @@ async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None
     with MetricsWriter(tmp_path) as metrics:
         for row in [*_busy_run(2, 30), _event("done: solved more", START + 800)]:
             metrics.write(row)
-    await watch(tmp_path, Console(file=out, width=80))
+    console = Console(file=out, width=80)
+    await watch(board_of(tmp_path, console), console)
     assert "done: solved more" in out.getvalue()
     assert " 750 s" in out.getvalue()
 
 
-async def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_metrics_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no metrics"):
-        await watch(tmp_path, Console())
+        board_of(tmp_path, Console())

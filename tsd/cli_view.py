@@ -52,14 +52,15 @@ def watch(
 
     - `tsd watch runs/20250131-120000`
     """
-    from tsd.observe.dashboard import save_picture, watch
+    from tsd.observe.dashboard import board_of, save_picture, watch
 
     if svg:
         save_picture(run_dir, svg)
         print(svg)
         return
+    console = Console()
     with suppress(KeyboardInterrupt):
-        asyncio.run(watch(run_dir, Console()))
+        asyncio.run(watch(board_of(run_dir, console), console))
 
 
 def export(

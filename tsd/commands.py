@@ -213,7 +213,10 @@ def write_problems(
         raise ValueError(f"{', '.join(there)} exist already; --force overwrites")
     task = make_task(load_config(None, settings).task)
     problems = {split: list(task.problems(split, sizes[split], seed)) for split in paths}
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: cannot make {directory}: {error.strerror}") from None
     for split, path in paths.items():
         path.write_text("".join(f"{problem.text}\n" for problem in problems[split]), encoding="utf-8")
         yield f"{path}: {len(problems[split]):,} problems"

@@ -48,7 +48,7 @@ OURS = (
     ("launch --run-dir FILE", "cannot use"),
     ("eval --model /nowhere --data DATA", "found no config.json"),
     (f"eval --model {TINY} --data /nowhere.jsonl", "/nowhere.jsonl"),
-    (f"eval --model {TINY} --data BROKEN", "line 1"),
+    (f"eval --model {TINY} --data BROKEN", "BROKEN:1: expected"),
     (f"eval --model {TINY} --data BINARY", "BINARY"),
     (f"eval --model {TINY} --data NOTHING", "NOTHING"),
     (f"eval --model {TINY} --data DATA --temperature 0", "temperature"),
@@ -67,7 +67,8 @@ OURS = (
     ("bench-search --agents 0", "--agents"),
     ("bench-search --agents many", "--agents"),
     ("bench-search --trees ,", "--trees"),
-    ("data --out FULL --numbers 9", "num_numbers"),
+    ("data --out EMPTY --numbers 9", "num_numbers"),
+    ("data --out FULL", "exist already; --force overwrites"),
     ("data --out FILE", "FILE"),
     ("warmstart --out FULL", "FULL"),
     ("keys FULL", "FULL"),
@@ -81,10 +82,10 @@ PARSERS = (
     ("launch --no-such-option", "no-such-option"),
     ("eval", "model"),
     ("eval --model x --data y --k none", "--k"),
-    ("solve", "PROBLEM"),
+    ("solve", "Missing argument"),
     ("solve 5=31 --engine gpt", "engine"),
     ("soak --minutes 0", "minutes"),
-    ("tree", "FILE"),
+    ("tree", "Missing argument"),
 )
 
 

@@ -139,9 +139,8 @@ def save_picture(run_dir: Path, svg: Path) -> None:
     console.save_svg(str(svg), title="tsd launch")
 
 
-async def watch(run_dir: Path, console: Console) -> None:
-    """Shows a run until it ends. Raises ValueError where there is none."""
-    board = board_of(run_dir, console)
+async def watch(board: Board, console: Console) -> None:
+    """Shows a run until it ends."""
     if not console.is_terminal or board.state.phase in ENDED:
         console.print(board.picture())
     if board.state.phase not in ENDED:
