@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tsd.config import Config, load_config, save_config
+from tsd.config import MAIN_JOB, Config, load_config, save_config
+from tsd.launch import Request
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -50,5 +51,19 @@ def test_every_shipped_configuration_loads_and_survives_a_round_trip(path: Path,
     assert load_config(tmp_path / "saved.toml") == config
 
 
-def test_the_default_configuration_is_the_one_in_the_file() -> None:
-    assert load_config(CONFIGS / "countdown-cpu.toml") == Config()
+def test_the_main_job_is_the_file_that_lies_with_the_others() -> None:
+    main = load_config(CONFIGS / "countdown-cpu.toml")
+    assert load_config(MAIN_JOB) == main
+    assert Request().resolve() == main
+    assert main != Config(), "the settings that were found"
+
+
+def test_an_advantage_left_open_suits_what_is_learned_from() -> None:
+    def advantage(*settings: str) -> str:
+        return load_config(MAIN_JOB, settings).advantage
+
+    assert advantage() == "tree"
+    assert advantage("search.rollout=false") == "sibling"
+    assert advantage("method=cispo") == "group"
+    assert advantage("method=best-of-n") == advantage("harvest.whole_tree=false") == "value"
+    assert advantage("loss.advantage=value") == "value"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tsd.config import load_config
+from tsd.config import MAIN_JOB, load_config
 from tsd.devices import parse_gpus, visible_gpus
 from tsd.doctor import Finding, examine, look
 from tsd.errors import EngineError
@@ -23,7 +23,7 @@ def diagnose(
     path: Path | None, settings: Sequence[str], gpus: str | None, directory: Path, quick: bool, progress: Console
 ) -> list[Finding]:
     """All findings for a run. Raises ValueError for settings that cannot be."""
-    config = load_config(path, settings)
+    config = load_config(path or MAIN_JOB, settings)
     placement = parse_gpus(gpus or config.gpus)
     found = [_devices(placement.gpus), *examine(config, placement, directory, look(directory, placement.gpus))]
     if quick or any(finding.level == "error" for finding in found):

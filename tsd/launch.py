@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 
 from tsd import rundir
-from tsd.config import Config, load_config, save_config
+from tsd.config import MAIN_JOB, Config, load_config, save_config
 from tsd.devices import Placement, bind, parse_gpus, visible_gpus
 from tsd.doctor import examine, look
 from tsd.identity import MODELLESS, run_id
@@ -54,7 +54,7 @@ class Request:
             if self.config is not None or self.run_dir is not None:
                 raise ValueError("--resume takes neither --config nor --run-dir; change its settings with --set")
             rundir.check_run(self.resume, f"--resume {self.resume}")
-        path = self.config if self.resume is None else self.resume / rundir.CONFIG_FILE
+        path = self.config or MAIN_JOB if self.resume is None else self.resume / rundir.CONFIG_FILE
         config = load_config(path, self.overrides)
         if self.max_updates is not None:
             config = msgspec.structs.replace(

@@ -26,7 +26,7 @@ import zmq
 
 from tsd.audit import Audit, audit
 from tsd.child import BEATS
-from tsd.config import load_config
+from tsd.config import MAIN_JOB, load_config
 from tsd.errors import TsdError
 from tsd.guardian import is_running, send
 from tsd.observe.metrics import MetricsReader, UpdateRow
@@ -282,7 +282,7 @@ async def soak(
 
     Raises ValueError for settings that cannot be, TsdError where the run ends or hangs under it.
     """
-    patience_s = PATIENCE_S[load_config(None, settings).engine.kind]
+    patience_s = PATIENCE_S[load_config(MAIN_JOB, settings).engine.kind]
     named = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     started = time.monotonic()
     every = {**SETTINGS, **named, "seed": seed}

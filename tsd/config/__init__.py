@@ -1,6 +1,6 @@
 """The whole configuration: one frozen, typed structure, read from TOML. Every setting is documented in `sections`."""
 
-from tsd.config.file import load_config, save_config
+from tsd.config.file import MAIN_JOB, load_config, save_config
 from tsd.config.sections import (
     Config,
     EngineConfig,
@@ -19,6 +19,7 @@ from tsd.config.sections import (
 from tsd.config.transport import TransportConfig
 
 __all__ = [
+    "MAIN_JOB",
     "Config",
     "EngineConfig",
     "EvaluateConfig",

@@ -5,6 +5,7 @@ Knows nothing about what settings there are.
 
 import tomllib
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -12,9 +13,12 @@ import msgspec
 from tsd.config.sections import Config
 from tsd.config.toml import apply_setting, dump
 
+MAIN_JOB = Path(str(files("tsd") / "assets" / "countdown-cpu.toml"))
+"""What `tsd launch` does where nobody says otherwise: configs/countdown-cpu.toml."""
+
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file, applies `section.key=value` overrides (values as in TOML), and checks the whole.
+    """Reads a TOML file, or takes every default; applies `section.key=value` overrides, values as in TOML; checks it all.
 
     Raises ValueError naming the file and the key.
     """

@@ -192,8 +192,8 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     advantage: Literal["auto", "value", "group", "sibling", "tree"] = "auto"
     """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
     for whole trees, R of its step less the mean over the steps that follow the same one; `tree`, R of its step less
-    that of the state it starts from, and less the prompt's (TreeRL's, Hou et al., 2025). `auto` takes `sibling` for
-    whole trees, `group` for the method `cispo` and else `value`."""
+    that of the state it starts from, and less the prompt's (TreeRL's, Hou et al., 2025). `auto` takes `tree` for
+    whole trees searched by whole paths, `sibling` for others, `group` for the method `cispo` and else `value`."""
     visit_power: Share = 0.5
     """tree: a step counts as often as its visits to this power; with 1, as separate samples would."""
     tree_value_share: Share = 0.0
@@ -314,6 +314,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def whole_tree(self) -> bool:
         """Whether trajectories are whole trees."""
         return self.method == "mcts" and self.harvest.whole_tree
+
+    @property
+    def advantage(self) -> Literal["auto", "value", "group", "sibling", "tree"]:
+        """`loss.advantage`, with `auto` as what it comes to."""
+        if self.loss.advantage != "auto":
+            return self.loss.advantage
+        if self.whole_tree:
+            return "tree" if self.search.rollout else "sibling"
+        return "group" if self.method == "cispo" else "value"
 
     def __post_init__(self) -> None:
         if self.whole_tree and self.loss.advantage == "group":

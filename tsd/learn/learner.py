@@ -77,10 +77,7 @@ class PolicyLearner:
         self.codec = HfCodec(checkpoint or start)
         self.policy = group.shard(load_policy(start, checkpoint, config.train.lora_rank))
         self.reference = group.shard(Policy.load(start)) if config.loss.c_kl else None
-        self.loss = config.loss
-        if config.loss.advantage == "auto":
-            advantage = "sibling" if config.whole_tree else "group" if config.method == "cispo" else "value"
-            self.loss = msgspec.structs.replace(config.loss, advantage=advantage)
+        self.loss = msgspec.structs.replace(config.loss, advantage=config.advantage)
         train = config.train
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
