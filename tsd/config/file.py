@@ -18,7 +18,7 @@ MAIN_JOB = Path(str(files("tsd") / "assets" / "countdown-cpu.toml"))
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file, or takes every default; applies `section.key=value` overrides, values as in TOML; checks it all.
+    """Reads a TOML file, or takes every default; applies `section.key=value` overrides (as in TOML), and checks it all.
 
     Raises ValueError naming the file and the key.
     """
