@@ -18,7 +18,7 @@ from tsd.learn.batch import collate as collate_rows
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
 from tsd.learn.group import Group
 from tsd.learn.health import Stats, warnings
-from tsd.learn.loss import group_advantages, kl_loss, policy_loss, value_loss
+from tsd.learn.loss import group_advantages, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, score, update
 from tsd.model.policy import Policy
@@ -95,6 +95,17 @@ def test_a_sequence_ratio_is_the_mean_over_its_tokens_and_moves_each_of_them() -
     assert loss.item() == pytest.approx(-2 * math.sqrt(2.0) - 0.5)
     assert logprobs.grad is not None
     assert logprobs.grad.flatten().tolist() == pytest.approx([-math.sqrt(2), -math.sqrt(2), 0, -0.5, 0, 0])
+
+
+def test_a_ratio_of_one_forgets_what_sampled_and_keeps_the_gradient() -> None:
+    logprobs, behaviour = torch.tensor([[-1.0, -2.0]], requires_grad=True), torch.tensor([[-3.0, -0.5]])
+    mask = torch.tensor([[True, True]])
+    config = LossConfig(kind="cispo", ratio="one")
+    loss = policy_loss(logprobs, behaviour, torch.tensor([[1.0, -2.0]]), mask, config)
+    loss.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [[-1.0, 2.0]], "-A, with no ratio before it"
+    assert log_ratios(logprobs, behaviour, mask, "one").tolist() == [[0.0, 0.0]]
 
 
 def test_tokens_whose_ratio_is_far_off_may_be_left_out() -> None:

@@ -185,8 +185,9 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """ppo: the ratio is clipped above at 1 + clip_high."""
     cispo_max_ratio: Positive = 5.0
     """cispo: the ratio's ceiling (eps_high)."""
-    ratio: Literal["token", "sequence"] = "token"
-    """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
+    ratio: Literal["token", "sequence", "one"] = "token"
+    """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory. `one` is no ratio at all,
+    whatever sampled the tokens: to measure what that costs."""
     ratio_mask: NotNegative = 0.0
     """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
     advantage: Literal["auto", "value", "group", "sibling", "tree"] = "auto"

@@ -30,12 +30,15 @@ def group_advantages(rewards: Sequence[float], groups: Sequence[str]) -> Tensor:
     return members
 
 
-def log_ratios(logprobs: Tensor, behaviour: Tensor, mask: Tensor, level: Literal["token", "sequence"]) -> Tensor:
+def log_ratios(logprobs: Tensor, behaviour: Tensor, mask: Tensor, level: Literal["token", "sequence", "one"]) -> Tensor:
     """log(pi / behaviour), [B, T], of each token or, the same for all of a row, of the mean over its masked tokens.
 
-    The second is GSPO's (Zheng et al., 2025): its value is the sequence's, its gradient each token's own.
+    The second is GSPO's (Zheng et al., 2025): its value is the sequence's, its gradient each token's own. `one` takes
+    the policy itself for what sampled, as if nothing were ever stale.
     """
     _check_shapes(logprobs, behaviour, mask)
+    if level == "one":
+        return logprobs - logprobs.detach()
     if level == "token":
         return logprobs - behaviour
     if level == "sequence":
