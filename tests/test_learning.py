@@ -102,7 +102,7 @@ def test_a_ratio_of_one_forgets_what_sampled_and_keeps_the_gradient() -> None:
     mask = torch.tensor([[True, True]])
     config = LossConfig(kind="cispo", ratio="one")
     loss = policy_loss(logprobs, behaviour, torch.tensor([[1.0, -2.0]]), mask, config)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [[-1.0, 2.0]], "-A, with no ratio before it"
     assert log_ratios(logprobs, behaviour, mask, "one").tolist() == [[0.0, 0.0]]
