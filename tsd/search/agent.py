@@ -91,6 +91,4 @@ async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> N
     except BaseException:
         node.num_sampled -= 1
         raise
-    tree.expand(node, expansion)
-    tokens = expansion.steps[0].tokens
-    return next(child for child in node.children if child.step and child.step.tokens == tokens)
+    return tree.expand(node, expansion)

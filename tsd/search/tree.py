@@ -14,6 +14,7 @@ from tsd.config import SearchConfig
 from tsd.search.gumbel import GumbelRoot
 from tsd.search.node import Node, State, Status
 from tsd.search.prior import order, set_priors
+from tsd.search.similar import Similar
 from tsd.types import Expansion, Grade, Position, Step
 
 
@@ -28,7 +29,8 @@ class Tree:
     """One problem's search.
 
     `grade` is called once for each new finished answer, and `read` for each new step where the search uses what a task
-    knows of it; both take the response's tokens so far. `seed` is for the root's noise alone.
+    knows of it; both take the response's tokens so far. `similar` finds steps that are nearly equal. `seed` is for the
+    root's noise alone.
     """
 
     def __init__(
@@ -39,11 +41,12 @@ class Tree:
         *,
         read: Callable[[Sequence[int]], Position] | None = None,
         reserve: Reserve | None = None,
+        similar: Similar | None = None,
         seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead else None
-        self.reserve, self.rng = reserve, random.Random(seed)
+        self.reserve, self.similar, self.rng = reserve, similar, random.Random(seed)
         self.root = Node(up=None, step=None, prior=1.0)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
         self.states: dict[str, State] = {}
@@ -191,12 +194,15 @@ class Tree:
         if self.config.min_max_q:
             self._widen_range(value)
 
-    def expand(self, node: Node, expansion: Expansion) -> None:
-        """Gives a node its value and children. Equal samples become one child with their prior mass added."""
+    def expand(self, node: Node, expansion: Expansion) -> Node:
+        """Gives a node its value and children. Equal samples become one child with their prior mass added.
+
+        Returns the child that the last sample is.
+        """
         if node.value is None:
             node.value = expansion.value
         node.spent = False
-        old, steps, config = node.children, expansion.steps, self.config
+        old, steps, config, similar = node.children, expansion.steps, self.config, self.similar
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
@@ -205,10 +211,17 @@ class Tree:
             tokens = step.tokens
             num_generated += len(tokens)
             if tokens in known:  # tuples mostly differ in their first tokens: no hash is as quick
-                children[known.index(tokens)].num_drawn += 1
+                child = children[known.index(tokens)]
+                child.num_drawn += 1
                 continue
             num_path_tokens = num_above + len(tokens)
             child = Node(up, step, share, depth=depth, num_path_tokens=num_path_tokens, born=born)
+            if similar is not None and step.finish == "step":
+                first = similar.first_of_kind(node, child)
+                if first is not child:
+                    child = first
+                    child.num_drawn += 1
+                    continue
             known.append(tokens)
             children.append(child)
             if may_end or step.finish != "step" or num_path_tokens >= longest:
@@ -225,6 +238,7 @@ class Tree:
             self._add_noise(children)
         self.num_expansions += 1
         self.close(node)
+        return child
 
     def _settle(self, child: Node, step: Step) -> None:
         """A new node's status: whether anything may follow it."""
