@@ -187,8 +187,8 @@ def solve(
     from tsd.commands import as_json, describe_solution, setting, solve_problem
 
     options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
-    options["search.widen"] = "spent"  # the budget is there to be used
-    settings = [setting(key, value) for key, value in options.items()]
+    by_paths = ("search.rollout=true", "search.widen_scale=0.7", "search.widen_power=0.9")  # as the main job
+    settings = [*(setting(key, value) for key, value in options.items()), *by_paths]
     solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
     print(as_json(solution) if json else describe_solution(solution))
 

@@ -197,7 +197,7 @@ def config(
     from tsd.config.reference import markdown as page
     from tsd.config.reference import plain, reference
 
-    print(page(reference()) if markdown else plain(reference(), prefix))
+    print(page(reference()) if markdown else plain(reference(), prefix, Console().width))
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,8 @@ import ast
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from textwrap import fill
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -17,6 +19,7 @@ from tsd.config import sections, transport
 from tsd.config.sections import Config
 from tsd.config.toml import as_toml
 
+INDENT = "    "
 HEAD = """\
 # Configuration reference
 
@@ -72,10 +75,11 @@ def markdown(found: tuple[Section, ...]) -> str:
     return "\n".join(parts)
 
 
-def plain(found: tuple[Section, ...], prefix: str = "") -> str:
+def plain(found: tuple[Section, ...], prefix: str = "", width: int = 80) -> str:
     """For a terminal: those whose path begins with `prefix`. Raises ValueError where there are none."""
+    wrap = partial(fill, width=width, initial_indent=INDENT, subsequent_indent=INDENT)
     lines = [
-        f"{one.path} = {one.default}    {one.kind}\n    {one.text}\n"
+        f"{one.path} = {one.default}    {one.kind}\n{wrap(one.text)}\n"
         for section in found
         for one in section.settings
         if one.path.startswith(prefix)
