@@ -12,7 +12,7 @@ from pathlib import Path
 from tsd import __version__
 from tsd.config import Config, load_config
 from tsd.devices import parse_gpus
-from tsd.doctor import examine, look
+from tsd.doctor import Machine, examine, look
 from tsd.observe.metrics import METRICS_FILE
 from tsd.observe.printable import printable
 from tsd.rundir import CONFIG_FILE, SUMMARY_FILE, check_run
@@ -44,10 +44,11 @@ def _sections(run_dir: Path) -> Iterator[tuple[str, str]]:
         config = load_config(config_file)
     except ValueError as error:  # of another version, or damaged: that too is worth reporting
         trouble = f"{error}\n"
-    yield "Versions", _versions(run_dir)
+    machine = look(run_dir)
+    yield "Versions", _versions(machine)
     yield "Configuration", f"{trouble}{_without_hidden(config_file)}"
     if config is not None:
-        yield "tsd doctor --quick", _findings(config, run_dir)
+        yield "tsd doctor --quick", _findings(config, run_dir, machine)
     if (run_dir / SUMMARY_FILE).is_file():
         yield SUMMARY_FILE, (run_dir / SUMMARY_FILE).read_text(encoding="utf-8", errors="replace").strip()
     yield f"Last of {METRICS_FILE}", _last(run_dir / METRICS_FILE, NUM_ROWS)
@@ -55,16 +56,15 @@ def _sections(run_dir: Path) -> Iterator[tuple[str, str]]:
         yield f"Last of logs/{log.name}", _last(log, NUM_LOG_LINES)
 
 
-def _versions(run_dir: Path) -> str:
-    machine = look(run_dir)
+def _versions(machine: Machine) -> str:
     lines = [f"tsd {__version__}", f"Python {platform.python_version()}, {platform.platform()}"]
     lines.append(f"{machine.cores} cores, {machine.memory / 1e9:.1f} GB free, {machine.disk / 1e9:.1f} GB of disk free")
     return "\n".join([*lines, *(f"{name} {version}" for name, version in sorted(machine.versions.items()))])
 
 
-def _findings(config: Config, run_dir: Path) -> str:
+def _findings(config: Config, run_dir: Path, machine: Machine) -> str:
     try:
-        found = examine(config, parse_gpus(config.gpus), run_dir, look(run_dir))
+        found = examine(config, parse_gpus(config.gpus), run_dir, machine)
     except ValueError as error:
         return str(error)
     return "\n".join(f"{finding.level:<8} {finding}" for finding in found)

@@ -88,12 +88,17 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Where it is set, GPU 0 is the first it names."""
     if (chosen := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return tuple(name.strip() for name in chosen.split(",") if name.strip() and not name.strip().startswith("-"))
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return tuple(line.strip() for line in ask_nvidia_smi("index"))
+
+
+def ask_nvidia_smi(query: str) -> list[str]:
+    """A line for each GPU of this machine, numbers without units; none where nobody can be asked."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(found.stdout.split())
+        return []
+    return found.stdout.splitlines()
 
 
 def bind(placement: Placement, visible: tuple[str, ...]) -> Placement:

@@ -8,7 +8,6 @@ import json
 import resource
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -21,7 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from tsd.config import Config
-from tsd.devices import CPU, NVIDIA_SMI_TIMEOUT_S, Placement
+from tsd.devices import CPU, Placement, ask_nvidia_smi
 from tsd.identity import MODELLESS
 from tsd.model.files import SUPPORTED_MODEL_TYPES, model_path
 from tsd.plan import Plan, make_plan, model_size
@@ -282,10 +281,5 @@ def _available_memory() -> float:
 
 def _gpu_memory() -> dict[str, float]:
     """By index; empty where nobody can be asked."""
-    command = ["nvidia-smi", "--query-gpu=index,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = (line.split(", ") for line in found.stdout.splitlines())
+    rows = (line.split(", ") for line in ask_nvidia_smi("index,memory.total"))
     return {index: float(megabytes) * 2**20 for index, megabytes in rows}

@@ -26,10 +26,9 @@ import numpy as np
 
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
-from tsd.engine import make_engine
+from tsd.engine import engine_model, make_engine
 from tsd.identity import identify
 from tsd.learn.checkpoint import latest_checkpoint, load_state
-from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
 from tsd.reporter import Reporter
@@ -192,7 +191,7 @@ def problem_stream(
 async def generate(run_dir: Path, index: int, num_generators: int, sockets: str) -> None:
     """The whole life of a generator."""
     config = load_config(run_dir / "config.toml")
-    directory = None if config.engine.kind in ("mock", "null") else model_path(config.model.path)
+    directory = engine_model(config)
     task, addresses, spool = make_task(config.task), Addresses(sockets), run_dir / SPOOL
     spool.mkdir(exist_ok=True)
     checkpoint = latest_checkpoint(run_dir)

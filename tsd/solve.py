@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tsd.config import Config, HarvestConfig
-from tsd.engine import Generation, make_engine
-from tsd.model.files import model_path
+from tsd.engine import Generation, engine_model, make_engine
 from tsd.protocols import TextCodec
 from tsd.search import Tree, TreeRecord, Trie, grow, harvest, plant, record, resume
 from tsd.tasks import make_task
@@ -44,7 +43,7 @@ def solve(
     """
     task = make_task(config.task)
     problem = task.parse(text)
-    directory = None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
+    directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
     tree = plant(problem, task, generation.codec, config.task.style, config.search, seed=config.seed)
     if saved is not None:

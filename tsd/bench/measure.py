@@ -12,15 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from tsd.bench.row import Row, Timings, make_row
 from tsd.child import rare_gc
 from tsd.config import Config
-from tsd.engine import make_engine
-from tsd.model.files import model_path
+from tsd.engine import engine_model, make_engine
 from tsd.protocols import CountsCacheHits, Engine, TextCodec
 from tsd.search import Tree, grow, plant
 from tsd.tasks import make_task
@@ -41,7 +39,7 @@ async def bench_search(config: Config, agents: Sequence[int], trees: Sequence[in
     `problems` is how many trees a row grows in all; 0 for as many as it grows at once.
     """
     rare_gc()
-    directory: Path | None = None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
+    directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
     rows: list[Row] = []
     async with generation.engine as engine:
@@ -105,7 +103,7 @@ class Bench:
         for tree in grove:
             for node in tree.root.walk():
                 if node.value is not None:
-                    yield tree.state(node), search.num_samples, min(search.max_step_tokens, tree.room(node))
+                    yield tree.state(node), search.num_samples, tree.step_room(node)
 
 
 async def grow_all(grove: Sequence[Tree], engine: Engine, at_once: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsd.config import Config
+from tsd.model.files import model_path
 from tsd.protocols import Engine, TextCodec
 
 
@@ -13,6 +14,14 @@ class Generation:
 
     engine: Engine
     codec: TextCodec
+
+
+def engine_model(config: Config) -> Path | None:
+    """The directory of the model that a run's engine starts with; None for an engine that needs none.
+
+    Raises ValueError where there is no model.
+    """
+    return None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
 
 
 def make_engine(config: Config, directory: Path | None, *, temperature: float, seed: int) -> Generation:

@@ -12,11 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tsd.config import Config
-from tsd.engine import Generation, make_engine
+from tsd.engine import Generation, engine_model, make_engine
 from tsd.errors import TsdError
 from tsd.evaluate import HELDOUT_SEED
 from tsd.learn.checkpoint import latest_checkpoint
-from tsd.model.files import model_path
 from tsd.report.run import RunReport
 from tsd.search import Tree, TreeRecord, grow, plant, record
 from tsd.tasks import make_task
@@ -53,16 +52,12 @@ def search_examples(run: RunReport) -> Examples:
     problems = list(task.problems("heldout", NUM_PROBLEMS, HELDOUT_SEED))
     try:
         checkpoint = latest_checkpoint(Path(run.directory))
-        before = _search(config, _start(config), problems)
+        before = _search(config, engine_model(config), problems)
         after = _search(config, checkpoint, problems) if checkpoint else [None] * len(problems)
     except (ValueError, OSError, TsdError) as error:
         return Examples(left_out=str(error))
     triples = zip(problems, before, after, strict=True)
     return Examples(found=tuple(Example(problem=one.text, before=a, after=b) for one, a, b in triples))
-
-
-def _start(config: Config) -> Path | None:
-    return None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
 
 
 def _search(config: Config, directory: Path | None, problems: Sequence[Problem]) -> list[TreeRecord]:
