@@ -157,7 +157,7 @@ def node(
     made.depth = made.num_path_tokens = 1
     made.value_sum, made.mean = mean * visits, mean if visits else None
     if parent is not None:
-        parent.children = [*parent.children, made]
+        parent.made = [*parent.made, made]
     return made
 
 

@@ -42,7 +42,7 @@ def test_near_steps_become_the_first_of_them_with_their_mass() -> None:
 def test_steps_from_different_states_are_different_steps() -> None:
     tree = grown_root(step(1), step(20))
     first = tree.root.children[0]
-    assert tree.expand(first, Expansion(0.5, (step(3), step(4)))) is first.children[0]
+    assert tree.add(first, (step(3), step(4))) is first.children[0]
     assert [child.num_drawn for child in first.children] == [2]
 
 

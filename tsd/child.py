@@ -44,7 +44,7 @@ def rare_gc() -> None:
     A tree is many living objects, which Python's collector visits again and again: with its usual thresholds that costs
     a third of a simulation. Trees make no cycles of references, so those let go of need no collector.
     """
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(500_000, 20, 20)
 
 
 def new_life() -> str:

@@ -91,4 +91,5 @@ async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> N
     except BaseException:
         node.num_sampled -= 1
         raise
-    return tree.expand(node, expansion)
+    node.value = expansion.value if node.value is None else node.value
+    return tree.add(node, expansion.steps)

@@ -16,7 +16,7 @@ NUM_OTHERS = 2
 def glance(tree: Tree, decode: Callable[[Sequence[int]], str]) -> Glance:
     """`decode` turns tokens into text."""
     steps, node = list[GlanceStep](), tree.root
-    while seen := sorted((child for child in node.children if child.passed), key=lambda child: -child.passed):
+    while seen := sorted((child for child in node.made if child.passed), key=lambda child: -child.passed):
         best, *others = seen
         steps += [_step(child, decode, on_path=False) for child in others[:NUM_OTHERS]]
         steps.append(_step(best, decode, on_path=True))

@@ -46,8 +46,12 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """Nothing below is left to search."""
     value_sum: float = 0.0
     """W: sum of the values backed up here."""
-    children: "Sequence[Node]" = ()
-    """Those that simulations have come to first, then the untouched ones by falling prior."""
+    made: "Sequence[Node]" = ()
+    """Its children but those in `untouched`: what simulations have come to first, then the rest by falling prior."""
+    untouched: list[Step] | None = None
+    """The steps of its other children, the next one last: different ones, open, of one prior, no larger than those of
+    `made`. Search makes a node of a step when it goes there, and most often it never does."""
+    untouched_prior: float = 0.0
     spent: bool = False
     """Its children are all closed, but sampling it again may find others: that is what its next visit does."""
     depth: int = 0
@@ -55,6 +59,8 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """Tokens from the prompt's end to here."""
     born: int = 0
     """Expansions of the tree before the one that made it."""
+    expanded_at: int = 0
+    """Expansions of the tree before its own that left steps untouched."""
     num_drawn: int = 1
     """Samples that were this step."""
     num_sampled: int = 0
@@ -77,6 +83,26 @@ class Node(msgspec.Struct, eq=False, weakref=True):
         parent = self.up()
         assert parent is not None, "a node is of use only as long as somebody holds its tree"
         return parent
+
+    @property
+    def children(self) -> "Sequence[Node]":
+        """All of them. For whoever looks at a tree: what search has not come to is made for it."""
+        while self.untouched is not None:
+            self.make_child()
+        return self.made
+
+    def make_child(self) -> "Node":
+        """The next of the untouched ones, as the last of `made`."""
+        untouched, made = self.untouched, self.made
+        assert untouched, "some child is still to be made"
+        assert isinstance(made, list), "of a node with untouched children it is"
+        step = untouched.pop()
+        child = Node(ref(self), step, self.untouched_prior, depth=self.depth + 1, born=self.expanded_at)
+        child.num_path_tokens = self.num_path_tokens + len(step.tokens)
+        made.append(child)
+        if not untouched:
+            self.untouched = None
+        return child
 
     @property
     def in_flight(self) -> int:

@@ -157,7 +157,7 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
         step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
         node = Node(ref(parent), step, saved.prior, depth=parent.depth + 1, born=saved.born)
         node.num_path_tokens = parent.num_path_tokens + len(saved.tokens)
-        parent.children = [*parent.children, node]
+        parent.made = [*parent.made, node]
     for name in ("status", "grade", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
     node.passed = saved.visits
@@ -183,7 +183,7 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
         siblings = [child for child in parent.children if child is not node]
         if siblings:
             set_priors(siblings, tree.config.prior)
-        parent.children = siblings
+        parent.made = siblings
     depth, num_tokens = node.depth, node.num_path_tokens
     below = list(node.walk())
     for one in below:

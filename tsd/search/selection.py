@@ -26,24 +26,30 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     scale = tree.q_range if log_schedule else tree.q_range * config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
+    spends = rollout or config.widen != "never"
     # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
     apart = 1 if rollout else 2
     node = path[-1]
-    while (children := node.children) and not node.spent:
+    while True:
+        children, untouched = node.made, node.untouched
+        if (not children and untouched is None) or (spends and node.spent):
+            break
         if rollout and node.num_sampled < scale_n * node.passed**power:
             break
-        best = children[0]
-        if len(children) == 1:
+        if len(children) == 1 and untouched is None:
+            best = children[0]
             if tree.widens(node):
                 break
         elif gumbel is not None and node is tree.root:
             best = gumbel.choose(node)
+        elif not children:
+            best = node.make_child()
         else:
             total = node.passed - apart
             weight = scale * sqrt(total) if total > 1 else scale
             if log_schedule:
                 weight *= exploration(total, config)
-            highest = -inf
+            best, highest = children[0], -inf
             for child in children:
                 if child.closed:
                     continue
@@ -57,6 +63,8 @@ def descend(tree: Tree, path: list[Node]) -> Node:
                     best, highest = child, score
                 if not (passed or shared):
                     break  # untouched, and so are those after it, which have no larger prior
+            if untouched is not None and (node.mean or 0.0) - reduction + weight * node.untouched_prior > highest:
+                best = node.make_child()
         best.passed += 1
         path.append(best)
         node = best

@@ -13,7 +13,7 @@ from weakref import ref
 from tsd.config import SearchConfig
 from tsd.search.gumbel import GumbelRoot
 from tsd.search.node import Node, State, Status
-from tsd.search.prior import order, set_priors
+from tsd.search.prior import add_noise, set_priors
 from tsd.search.similar import Similar
 from tsd.types import Expansion, Grade, Position, Step
 
@@ -161,7 +161,7 @@ class Tree:
         """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
         if self.config.widen != "always" or node.expanding:
             return False
-        num_draws = max(1, node.children[0].num_drawn // self.config.num_samples)
+        num_draws = max(1, node.made[0].num_drawn // self.config.num_samples)
         return node.visits >= 1 << num_draws
 
     def claim(self, node: Node) -> None:
@@ -203,15 +203,43 @@ class Tree:
         if self.config.min_max_q:
             self._widen_range(value)
 
-    def expand(self, node: Node, expansion: Expansion) -> Node:
-        """Gives a node its value and children. Equal samples become one child with their prior mass added.
+    def expand(self, node: Node, expansion: Expansion) -> None:
+        """Gives a node its value and children."""
+        if node.value is None:
+            node.value = expansion.value
+        if not self._leave_untouched(node, expansion.steps):
+            self.add(node, expansion.steps)
+
+    def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
+        """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
+        config = self.config
+        if node.made or self.read is not None or self.similar is not None:
+            return False
+        if config.prior != "multiplicity" or config.root_noise:
+            return False
+        room = config.max_path_tokens - node.num_path_tokens if node.depth + 1 < config.max_depth else 0
+        known: list[tuple[int, ...]] = []
+        num_generated = self.num_generated
+        for step in steps:
+            tokens = step.tokens
+            if step.finish != "step" or len(tokens) >= room or tokens in known:
+                return False
+            num_generated += len(tokens)
+            known.append(tokens)
+        node.made, node.untouched = [], [*reversed(steps)]
+        node.untouched_prior, node.expanded_at = 1 / len(steps), self.num_expansions
+        self.num_generated = num_generated
+        self.num_nodes += len(steps)
+        self.num_expansions += 1
+        return True
+
+    def add(self, node: Node, steps: Sequence[Step]) -> Node:
+        """Samples become children, equal ones one child with their prior mass added.
 
         Returns the child that the last sample is.
         """
-        if node.value is None:
-            node.value = expansion.value
         node.spent = False
-        old, steps, config, similar = node.children, expansion.steps, self.config, self.similar
+        old, config, similar = node.children, self.config, self.similar
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
@@ -237,14 +265,14 @@ class Tree:
                 self.num_generated = num_generated
                 self._settle(child, step)
         self.num_generated = num_generated
-        node.children = children
+        node.made = children
         num_new = len(children) - len(old)
         self.num_nodes += num_new
         self.num_duplicates += len(steps) - num_new
         if config.prior != "multiplicity" or old or num_new < len(steps):
             set_priors(children, config.prior)
         if config.root_noise and node is self.root:
-            self._add_noise(children)
+            add_noise(children, config, self.rng)
         self.num_expansions += 1
         self.close(node)
         return child
@@ -295,14 +323,6 @@ class Tree:
             self.grades[key] = grade
         return grade
 
-    def _add_noise(self, children: list[Node]) -> None:
-        """Dirichlet noise mixed into the root's priors (Silver et al., 2017)."""
-        share = self.config.root_noise
-        drawn = [self.rng.gammavariate(self.config.root_noise_alpha, 1.0) for _ in children]
-        for child, one in zip(children, drawn, strict=True):
-            child.prior = (1 - share) * child.prior + share * one / sum(drawn)
-        order(children)
-
     def _widen_range(self, value: float) -> None:
         """Min-max normalisation (Schrittwieser et al., 2020), over the values backed up."""
         self._q_low, self._q_high = min(self._q_low, value), max(self._q_high, value)
@@ -315,11 +335,13 @@ class Tree:
         samples is the chance that another one would be new (Good, 1953).
         """
         while node is not None:
-            for child in node.children:
+            if node.untouched is not None:
+                return
+            for child in node.made:
                 if not child.closed:
                     return
             widens = self.config.rollout or self.config.widen != "never"
-            if widens and any(child.num_drawn == 1 for child in node.children):
+            if widens and any(child.num_drawn == 1 for child in node.made):
                 node.spent = True
                 return
             node.closed = True
