@@ -137,6 +137,18 @@ def test_limits_of_depth_step_path_and_tokens_hold_and_cut_paths_are_worth_the_w
     assert thrifty.num_generated == 8
 
 
+def test_a_sampled_step_becomes_a_node_when_search_comes_to_it() -> None:
+    tree = plant(replace(CONFIG, simulations=3))
+    asyncio.run(grow(tree, ScriptedEngine(lambda state: Expansion(0.0, tuple(step(i) for i in range(4))))))
+    root = tree.root
+    assert [child.step and child.step.tokens for child in root.made] == [(0,), (1,)]
+    assert (tree.num_nodes, len(root.untouched or ())) == (13, 2)
+    assert [(child.step and child.step.tokens, child.prior, child.born) for child in root.children] == [
+        ((i,), 0.25, 0) for i in range(4)
+    ]
+    assert root.untouched is None
+
+
 def test_equal_samples_become_one_child_with_their_prior_added() -> None:
     def script(state: tuple[int, ...]) -> Expansion:
         return Expansion(0.0, (step(1), step(2), step(1), step(1)))

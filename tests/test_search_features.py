@@ -178,6 +178,17 @@ def test_a_path_the_task_calls_dead_ends_there() -> None:
     assert all(sum(state[1:]) != 4 for state in engine.expanded)
 
 
+def test_a_path_that_the_task_calls_decided_ends_there_with_its_outcome() -> None:
+    def read(tokens: Sequence[int]) -> Position:
+        return Position(outcome=graded(-0.3) if sum(tokens) == 4 else None)
+
+    tree = Tree((7,), lambda tokens: graded(0.5), replace(CONFIG, grade_decided=True, simulations=100), read=read)
+    engine = grown(tree, lambda state: Expansion(0.0, (step(1), step(2))))
+    decided = [one for one in tree.root.walk() if one.status is Status.TERMINAL]
+    assert {(sum(tree.response(one)), one.end_value) for one in decided} == {(4, -0.3)}
+    assert all(sum(state[1:]) != 4 for state in engine.expanded)
+
+
 def test_what_an_ended_tree_leaves_goes_to_others_of_its_reserve_up_to_twice_their_budget() -> None:
     reserve = Reserve()
 

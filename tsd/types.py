@@ -43,6 +43,9 @@ class Position(msgspec.Struct, frozen=True):
     """Equal for responses from which the same can follow, or which are the same answer; None where it cannot tell."""
     dead: bool = False
     """Whether nothing legal can follow any more."""
+    outcome: Grade | None = None
+    """What the answer will be worth, whatever is still written; None where that is open, or where it may be a solution,
+    which has to be written to count."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):

@@ -146,6 +146,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False
     """End a path where the task says that nothing legal can follow."""
+    grade_decided: bool = False
+    """End a path where the task says that it has failed and by how much: its answer is not written, but graded."""
     stop_when_solved: bool = True
     """End a tree when a path solves the problem."""
 

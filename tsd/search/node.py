@@ -16,7 +16,7 @@ class Status(Enum):
 
     OPEN = "open"
     TERMINAL = "terminal"
-    """The step finished the answer; it was graded once, on creation."""
+    """The step finished the answer, or decided it; it was graded once, on creation."""
     TRUNCATED = "truncated"
     """Past a limit of step, path or depth; worth WORST_REWARD."""
     DEAD = "dead"

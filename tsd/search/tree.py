@@ -54,7 +54,7 @@ class Tree:
         seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
-        self.read = read if config.transpositions or config.prune_dead else None
+        self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
         self.reserve, self.similar, self.rng = reserve, similar, random.Random(seed)
         self.root = Node(up=None, step=None, prior=1.0)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
@@ -301,6 +301,9 @@ class Tree:
         if position.dead and self.config.prune_dead:
             child.status = Status.DEAD
             return True
+        if position.outcome is not None and self.config.grade_decided:
+            child.status, child.grade = Status.TERMINAL, position.outcome
+            return True
         if position.key is not None and self.config.transpositions:
             state = child.state = self.states.setdefault(position.key, State([]))
             if state.nodes:
@@ -335,11 +338,8 @@ class Tree:
         samples is the chance that another one would be new (Good, 1953).
         """
         while node is not None:
-            if node.untouched is not None:
+            if node.untouched is not None or not all(child.closed for child in node.made):
                 return
-            for child in node.made:
-                if not child.closed:
-                    return
             widens = self.config.rollout or self.config.widen != "never"
             if widens and any(child.num_drawn == 1 for child in node.made):
                 node.spent = True

@@ -143,10 +143,14 @@ class Countdown:
         return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
 
     def read(self, problem: Problem, response: str) -> Position:
-        """Equal answers, and equal numbers on the table after the last step. Dead once a step breaks the rules."""
+        """Equal answers, and equal numbers on the table after the last step. Dead once a step breaks the rules.
+
+        Decided where one number is left that is not the target.
+        """
         if (opening := response.rfind("<answer>")) >= 0:
             return Position(key=response[opening:].replace(" ", ""))
-        table = Counter(question(problem).input)
+        asked = question(problem)
+        table = Counter(asked.input)
         for step in response.split("</step>")[:-1]:
             found = STEP.fullmatch(f"{step.strip()}</step>")
             if found is None:
@@ -155,7 +159,11 @@ class Countdown:
             if after != _played(table, int(found[1]), found[2], int(found[3])):
                 return Position(dead=True)
             table = after
-        return Position(key=" ".join(map(str, sorted(table.elements()))))
+        left = sorted(table.elements())
+        outcome = None
+        if len(left) == 1 and left[0] != asked.target:
+            outcome = Grade(reward=_reward(Fraction(left[0]), asked.target), exact=False, well_formed=True)
+        return Position(key=" ".join(map(str, left)), outcome=outcome)
 
 
 def response(game: tuple[Move, ...]) -> str:
