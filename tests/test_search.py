@@ -138,7 +138,7 @@ def test_limits_of_depth_step_path_and_tokens_hold_and_cut_paths_are_worth_the_w
 
 
 def test_a_sampled_step_becomes_a_node_when_search_comes_to_it() -> None:
-    tree = plant(replace(CONFIG, simulations=3))
+    tree = plant(replace(CONFIG, simulations=3, fpu_reduction=0.0))
     asyncio.run(grow(tree, ScriptedEngine(lambda state: Expansion(0.0, tuple(step(i) for i in range(4))))))
     root = tree.root
     assert [child.step and child.step.tokens for child in root.made] == [(0,), (1,)]
