@@ -194,6 +194,15 @@ def test_warmstart_makes_a_model_that_loads(tmp_path: Path, capsys: pytest.Captu
     assert tsd("warmstart", "--out", str(out), "--steps", "1") == 2
 
 
+def test_warmstart_makes_models_of_other_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tinier"
+    assert tsd("warmstart", "--out", str(out), "--steps", "1", "--layers", "2", "--width", "64", "--threads", "1") == 0
+    config = AutoModelForCausalLM.from_pretrained(str(out)).config
+    assert (config.num_hidden_layers, config.hidden_size) == (2, 64)
+    assert tsd("warmstart", "--out", str(tmp_path / "odd"), "--width", "100") == 2
+    assert "expected a multiple of 8" in capsys.readouterr().err
+
+
 def test_solve_prints_the_best_path_and_writes_a_tree_that_can_be_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,16 +12,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from tsd import __version__, cli_view
+from tsd import __version__, cli_make, cli_view
+from tsd.cli_make import Seed, Settings
 from tsd.errors import TsdError
 from tsd.observe.printable import printable
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting, such as `search.agents=32`."),
-]
 Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seeds every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 BUILTIN_MODEL = "builtin:countdown-tiny"
 
@@ -273,77 +269,7 @@ def soak(
         raise typer.Exit(1)
 
 
-@app.command()
-def warmstart(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; new or empty.")],
-    steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Batches of 64 games. [default: those of the built-in model]")
-    ] = None,
-    seed: Seed = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-) -> None:
-    """Make the tiny model anew: supervised learning on random Countdown games, some minutes on two cores.
-
-    It is where `tsd launch` starts from; the built-in one was made so.
-
-    Examples:
-
-    - `tsd warmstart --out models/tiny`, then `tsd launch --set model.path=models/tiny`
-
-    - `tsd warmstart --out /tmp/barely-trained --steps 100`
-    """
-    from tsd.commands import make_tiny_model
-
-    for line in make_tiny_model(out, steps, seed, threads):
-        print(line, flush=True)
-
-
-@app.command()
-def keys(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go; new.")]) -> None:
-    """Make the keys that generators and trainers know each other by, for runs over several machines.
-
-    Sockets of a run with `transport.keys=DIR` are encrypted, and closed to whoever has no key.
-
-    Examples:
-
-    - `tsd keys ~/tsd-keys`, then `tsd launch --set transport.scheme=tcp --set transport.keys=~/tsd-keys`
-    """
-    from tsd.transport.keys import make_keys
-
-    for path in make_keys(directory):
-        print(path)
-
-
-@app.command()
-def data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the three files.")],
-    numbers: Annotated[str, typer.Option(help="Numbers in a problem; several with commas, drawn evenly.")] = "4",
-    train: Annotated[int, typer.Option(min=1, help="Problems in train.jsonl.")] = 20_000,
-    validation: Annotated[int, typer.Option(min=1, help="Problems in validation.jsonl.")] = 820,
-    heldout: Annotated[int, typer.Option(min=1, help="Problems in heldout.jsonl.")] = 820,
-    rare: Annotated[bool, typer.Option("--rare", help="Targets as hard to reach as the published ones.")] = False,
-    seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
-    set_: Settings = None,
-) -> None:
-    """Write problems to files that share none, whatever the seed: for training, validation and evaluation.
-
-    Examples:
-
-    - `tsd data --out problems`
-
-    - `tsd data --out problems --numbers 3,4 --heldout 200 --force`
-
-    - `tsd data --out problems --set task.name=reasoning-gym --set task.dataset=chain_sum`
-    """
-    from tsd.commands import counts, setting, write_problems
-
-    sizes = {"train": train, "validation": validation, "heldout": heldout}
-    settings = [setting("task.num_numbers", counts("--numbers", numbers)), setting("task.rare", rare), *(set_ or ())]
-    for line in write_problems(out, settings, sizes, seed=seed, force=force):
-        print(line)
-
-
+cli_make.register(app)
 cli_view.register(app)
 
 if __name__ == "__main__":
