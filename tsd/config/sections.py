@@ -147,7 +147,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prune_dead: bool = False
     """End a path where the task says that nothing legal can follow."""
     grade_decided: bool = False
-    """End a path where the task says that it has failed and by how much: its answer is not written, but graded."""
+    """End a path where the task says that it has failed and by how much: its answer is not written, but graded. By the
+    task's own reward alone: beside reward.weights it changes nothing."""
     stop_when_solved: bool = True
     """End a tree when a path solves the problem."""
 

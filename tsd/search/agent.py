@@ -91,5 +91,6 @@ async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> N
     except BaseException:
         node.num_sampled -= 1
         raise
-    node.value = expansion.value if node.value is None else node.value
+    if node.value is None:
+        node.value = expansion.value
     return tree.add(node, expansion.steps)
