@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.launched import launched
 from tests.test_cli import tsd
 from tests.test_pipeline import MOCK, TSD
-from tsd.config import TaskConfig
+from tsd.config import TaskConfig, load_config
 from tsd.model.files import model_path
 from tsd.model.text import HfCodec
 from tsd.protocols import Split, Task
@@ -23,6 +23,7 @@ from tsd.tasks.outside import GROUP
 from tsd.tasks.words import EXACT, ILLEGAL, WRONG, Words, read_number
 from tsd.types import Problem
 
+ROOT = Path(__file__).parent.parent
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -126,6 +127,17 @@ def word_problems(path: Path, count: int = 60) -> Path:
         lines.append(json.dumps({"question": question, "answer": answer, "source": "made up"}))
     path.write_text("\n".join(lines) + "\n\n")
     return path
+
+
+def test_the_worked_examples_before_a_problem_are_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    task = make_task(load_config(Path("configs/smollm2-cpu.toml")).task)
+    *examples, last = task.prompt(task.parse("2 3 = 6"), "compact").splitlines()
+    assert last == "Numbers 2 3, target 6:"
+    assert len(examples) == 2
+    for asked, answer in (example.split(":") for example in examples):
+        numbers, target = asked.removeprefix("Numbers ").split(", target ")
+        assert task.grade(task.parse(f"{numbers} = {target}"), answer).exact
 
 
 def test_splits_of_a_file_share_no_problem_and_leave_none_out(tmp_path: Path) -> None:
