@@ -135,7 +135,7 @@ def test_the_worked_examples_before_a_problem_are_solutions(monkeypatch: pytest.
     *examples, last = task.prompt(task.parse("2 3 = 6"), "compact").splitlines()
     assert last == "Numbers 2 3, target 6:"
     assert len(examples) == 2
-    for asked, answer in (example.split(":") for example in examples):
+    for asked, answer in (shown.split(":") for shown in examples):
         numbers, target = asked.removeprefix("Numbers ").split(", target ")
         assert task.grade(task.parse(f"{numbers} = {target}"), answer).exact
 
