@@ -126,13 +126,9 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rollout: bool = False
     """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
     widen_scale: Positive = 1.0
-    """Under `rollout`: a state d steps deep, passed N times, has been sampled
-    widen_scale * widen_growth ** d * N ** widen_power times."""
-    widen_growth: Positive = 1.0
-    """Above 1, states near an end are sampled more often than those near the root, from where each sample costs a whole
-    path. With few agents: all that find a state without a step yet sample it."""
+    """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
     widen_power: Share = 0.5
-    """With 1, and the rest at their defaults, whole paths alone are sampled, as without search."""
+    """1 samples whole paths alone, as without search."""
     root: Literal["puct", "gumbel"] = "puct"
     """How the root chooses: pUCT, or Gumbel noise with sequential halving of the budget."""
     root_noise: Share = 0.0

@@ -25,7 +25,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     # With Q in units of a range, exploration counts for as much more as the range is wide.
     scale = tree.q_range if log_schedule else tree.q_range * config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
-    rollout, scale_n, growth, power = config.rollout, config.widen_scale, config.widen_growth, config.widen_power
+    rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
     spends = rollout or config.widen != "never"
     # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
     apart = 1 if rollout else 2
@@ -34,7 +34,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
         children, untouched = node.made, node.untouched
         if (not children and untouched is None) or (spends and node.spent):
             break
-        if rollout and node.num_sampled < scale_n * growth**node.depth * node.passed**power:
+        if rollout and node.num_sampled < scale_n * node.passed**power:
             break
         if len(children) == 1 and untouched is None:
             best = children[0]
