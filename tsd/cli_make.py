@@ -14,18 +14,17 @@ Seed = Annotated[int, typer.Option(min=0, help="Seeds every random choice.")]
 
 def warmstart(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; new or empty.")],
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Batches of 64 games.")] = 3000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Batches of 64 games. [default: those of the built-in model]")
+    ] = None,
     layers: Annotated[int, typer.Option(min=1, max=64, help="Of the model.")] = 4,
     width: Annotated[int, typer.Option(min=8, max=4096, help="Of a layer; a multiple of 8.")] = 128,
-    solved: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Of the games: those that reach their target.")
-    ] = 0.5,
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Make the tiny model anew: supervised learning on random Countdown games, some minutes on two cores.
 
-    It is where `tsd launch` starts from; the built-in one was made so, without an option.
+    It is where `tsd launch` starts from; the built-in one was made so.
 
     Examples:
 
@@ -34,16 +33,10 @@ def warmstart(
     - `tsd warmstart --out /tmp/barely-trained --steps 100`
 
     - `tsd warmstart --out models/tinier --layers 2 --width 64`
-
-    - `tsd warmstart --out models/winner --solved 1` is shown nothing but solutions
     """
     from tsd.commands import make_tiny_model
-    from tsd.warmstart import WarmstartConfig
 
-    config = WarmstartConfig(
-        num_steps=steps, num_layers=layers, hidden_size=width, solved_share=solved, seed=seed, num_threads=threads
-    )
-    for line in make_tiny_model(out, config):
+    for line in make_tiny_model(out, steps, layers, width, seed=seed, num_threads=threads):
         print(line, flush=True)
 
 

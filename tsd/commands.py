@@ -193,10 +193,15 @@ def _comeback(found: Audit) -> str:
     return f"; a dead generator is learned from again after {found.back_s} s, {found.updates_meanwhile} updates later"
 
 
-def make_tiny_model(directory: Path, config: WarmstartConfig) -> Iterator[str]:
+def make_tiny_model(
+    directory: Path, num_steps: int | None, num_layers: int, width: int, *, seed: int, num_threads: int
+) -> Iterator[str]:
     """`tsd warmstart`: lines of progress. Raises ValueError for a width that heads cannot share, or a place in use."""
-    if config.hidden_size % 8:
-        raise ValueError(f"--width: expected a multiple of 8, four heads of even width, found {config.hidden_size}")
+    if width % 8:
+        raise ValueError(f"--width: expected a multiple of 8, four heads of even width, found {width}")
+    config = WarmstartConfig(num_layers=num_layers, hidden_size=width, seed=seed, num_threads=num_threads)
+    if num_steps is not None:
+        config = msgspec.structs.replace(config, num_steps=num_steps)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ValueError(f"--out {directory}: there is something already; name a new directory")
     transformers_logging.disable_progress_bar()
