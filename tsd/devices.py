@@ -11,14 +11,14 @@ from typing import NoReturn
 
 CPU = "cpu"
 ROLES = ("gen", "train")
-EXAMPLE = "0-5:gen,6-7:train, or cpu:gen,cpu:train without GPUs"
+EXAMPLE = "0-5:gen,6-7:train, or 0:gen,0:train on one GPU, or cpu:gen,cpu:train without GPUs"
 LARGEST_GPU = 1023
 NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of each role, one process on each: `cpu`, or the number of a GPU."""
+    """The devices of each role, one process for each: `cpu`, or the number of a GPU, which processes may share."""
 
     gen: tuple[str, ...]
     train: tuple[str, ...]
@@ -26,6 +26,10 @@ class Placement:
     @property
     def gpus(self) -> tuple[str, ...]:
         return tuple(device for device in (*self.gen, *self.train) if device != CPU)
+
+    def is_shared(self, device: str) -> bool:
+        """Whether several processes run on this GPU."""
+        return self.gpus.count(device) > 1
 
 
 def parse_gpus(spec: str) -> Placement:
@@ -40,8 +44,8 @@ def parse_gpus(spec: str) -> Placement:
         if role is None:
             continue
         for at, device in waiting:
-            if device != CPU and any(device in given for given in placed.values()):
-                _refuse(spec, at, f"GPU {device} is named twice")
+            if role == "train" and device != CPU and device in placed[role]:
+                _refuse(spec, at, f"GPU {device} has two trainers, which one does better")
             placed[role].append(device)
         waiting = []
     if waiting:

@@ -50,6 +50,9 @@ class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"weights: expected finite numbers, one of them not 0, found {self.weights}")
 
 
+HeadDtype = Literal["float32", "model"]
+
+
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[model]: where training starts."""
 
@@ -57,6 +60,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A Hugging Face directory, or `builtin:NAME` for a model shipped with tsd."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the engines, and of the trainer's forward pass; its weights and losses are float32 always."""
+    head_dtype: HeadDtype = "float32"
+    """Precision of the output layer's product, in engines and trainer: `model` rounds logits to `dtype`, and the two
+    then differ by more."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,11 +77,18 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_model_tokens: Count = 256
     """Longest prompt plus response."""
     cache_mb: Count = 512
-    """On a CPU: memory for keys and values of states already seen (vllm: of running sequences too)."""
+    """On a CPU, and on a GPU that several processes share: memory for keys and values of states already seen (vllm: of
+    running sequences too)."""
     num_threads: Count = 1
     """On a CPU: threads of each generator's engine."""
     memory_share: Share = 0.9
-    """vllm: share of a GPU's memory it may take."""
+    """vllm: share of a GPU's memory it may take, where the GPU is its own."""
+    eager: bool = False
+    """vllm: run the model as it is written, without CUDA graphs and compilation: a quick start, slower steps."""
+    attention: str = ""
+    """vllm: the attention backend, such as `FLASH_ATTN`; its own choice where empty."""
+    prefill_tokens: Whole = 0
+    """vllm: most tokens of one engine step, prompts among them; its own choice, 2,048 as a rule, where 0."""
     mock_solve_rate: Share = 0.3
     """mock: the chance that a step follows a path to the target."""
     mock_value_noise: NotNegative = 0.0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsd.config import Config
+from tsd.devices import parse_gpus
 from tsd.model.files import model_path
 from tsd.protocols import Engine, TextCodec
 
@@ -49,14 +50,22 @@ def make_engine(config: Config, directory: Path | None, *, temperature: float, s
     from tsd.model.text import HfCodec
 
     codec = HfCodec(directory)
+    dtype, head_dtype = config.model.dtype, config.model.head_dtype
     if engine.kind == "vllm":
         from tsd.engine.vllm_engine import VllmEngine
 
-        return Generation(
-            VllmEngine(directory, engine, temperature=temperature, dtype=config.model.dtype, seed=seed), codec
+        placement = parse_gpus(config.gpus)
+        vllm = VllmEngine(
+            directory,
+            engine,
+            temperature=temperature,
+            dtype=dtype,
+            head_dtype=head_dtype,
+            seed=seed,
+            shares_gpu=any(map(placement.is_shared, placement.gen)),
         )
+        return Generation(vllm, codec)
     from tsd.engine.torch_engine import TorchEngine
 
-    return Generation(
-        TorchEngine(directory, engine, temperature=temperature, dtype=config.model.dtype, seed=seed), codec
-    )
+    embedded = TorchEngine(directory, engine, temperature=temperature, dtype=dtype, head_dtype=head_dtype, seed=seed)
+    return Generation(embedded, codec)

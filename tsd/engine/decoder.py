@@ -45,7 +45,8 @@ class Decoder:
         self.max_rows, self.max_tokens = max_rows, max_tokens
         self.trunk = Trunk(policy, max_tokens)
         trunk = self.trunk
-        self.keys = GroupedKv(trunk.num_layers, (trunk.groups, trunk.key_heads, trunk.head_size), trunk.dtype)
+        heads = trunk.groups, trunk.key_heads, trunk.head_size
+        self.keys = GroupedKv(trunk.num_layers, heads, trunk.dtype, trunk.device)
         self.rows: list[Row] = []
         self.groups: list[Group | None] = []  # by index in `keys`
         self.waiting: list[Group] = []
@@ -162,10 +163,9 @@ class Decoder:
             written += range(group.index * length + group.start, group.index * length + len(group.state))
             wanted.append(len(tokens) - 1)
         padding = [0] * (-len(tokens) % TOKENS_MULTIPLE)
-        attend = partial(self._attend, parts, torch.tensor(written))
-        return self.trunk(
-            torch.tensor(tokens + padding), torch.tensor(positions + padding), attend, torch.tensor(wanted)
-        )
+        place = partial(torch.tensor, device=self.trunk.device)
+        attend = partial(self._attend, parts, place(written))
+        return self.trunk(place(tokens + padding), place(positions + padding), attend, place(wanted))
 
     def _parts(self, new: Sequence[Group]) -> list[Part]:
         """The rows, and the new groups, as they attend."""
@@ -202,7 +202,7 @@ class Decoder:
         """`logits` [B, V] and `values` [B]: a token for every row."""
         logprobs = log_policy(logits, self.temperature)
         shares = logprobs.exp().cumsum(-1, dtype=torch.float64)  # [B, V]
-        drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng)
+        drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng).to(shares.device)
         tokens = torch.searchsorted(shares / shares[:, -1:], drawn, right=True)  # [B, 1]
         chosen = logprobs.gather(1, tokens)[:, 0].tolist()
         for row, token, logprob, value in zip(self.rows, tokens[:, 0].tolist(), chosen, values.tolist(), strict=True):

@@ -38,10 +38,11 @@ class Part:
 class GroupedKv:
     """Grows to as many groups, and as many tokens in each, as are asked for."""
 
-    def __init__(self, layers: int, heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+    def __init__(self, layers: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.query_groups, key_heads, head_size = heads  # G, Hk, D
-        self.kv = torch.zeros(layers, 0, 0, 2, key_heads, head_size, dtype=dtype)  # [layers, groups, length, 2, Hk, D]
-        self.seen = torch.zeros(0, GROUP_SIZE, self.query_groups, 0, dtype=dtype)  # 0, or -inf, as a mask is added
+        empty = torch.zeros(0, dtype=dtype, device=device)
+        self.kv = empty.view(layers, 0, 0, 2, key_heads, head_size)  # [layers, groups, length, 2, Hk, D]
+        self.seen = empty.view(0, GROUP_SIZE, self.query_groups, 0)  # 0, or -inf, as a mask is added
 
     def reserve(self, groups: int, length: int) -> None:
         """Room for `groups` of `length` tokens."""
@@ -65,20 +66,21 @@ class GroupedKv:
 
     def next_tokens(self, groups: Sequence[int], samples: Sequence[int], slots: Sequence[int]) -> Part:
         """One token at `slots` for each of the samples; from here on each one sees its own."""
-        group, sample, slot = (torch.tensor(numbers) for numbers in (groups, samples, slots))
+        group, sample, slot = (torch.tensor(numbers, device=self.kv.device) for numbers in (groups, samples, slots))
         self.seen[group, sample, :, slot] = 0
-        count, width, used = int(group.max()) + 1, int(sample.max()) + 1, int(slot.max()) + 1
+        count, width, used = max(groups) + 1, max(samples) + 1, max(slots) + 1
         mask = self.seen[:count, :width, :, :used].flatten(1, 2)[:, None]
         return Part(slice(count), group * width + sample, mask)
 
     def prefixes(self, groups: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Part:
         """The tokens from `starts` to `lengths` of the prefixes of `groups`."""
-        start, length = torch.tensor(starts), torch.tensor(lengths)
-        width, used = int((length - start).max()), int(length.max())
-        offsets = torch.arange(width)
+        device = self.kv.device
+        start, length = torch.tensor(starts, device=device), torch.tensor(lengths, device=device)
+        width, used = max(end - begin for begin, end in zip(starts, lengths, strict=True)), max(lengths)
+        offsets = torch.arange(width, device=device)
         positions = start[:, None] + offsets  # [n, width]
-        hidden = torch.arange(used) > positions[..., None]  # [n, width, used]
-        mask = torch.zeros(hidden.shape, dtype=self.kv.dtype).masked_fill_(hidden, -torch.inf)
-        places = (torch.arange(len(groups))[:, None] * width + offsets)[positions < length[:, None]]
+        hidden = torch.arange(used, device=device) > positions[..., None]  # [n, width, used]
+        mask = torch.zeros(hidden.shape, dtype=self.kv.dtype, device=device).masked_fill_(hidden, -torch.inf)
+        places = (torch.arange(len(groups), device=device)[:, None] * width + offsets)[positions < length[:, None]]
         mask = mask.repeat_interleave(self.query_groups, dim=1)[:, None]  # [n, 1, width * G, used]
-        return Part(torch.tensor(groups), places, mask)
+        return Part(torch.tensor(groups, device=device), places, mask)

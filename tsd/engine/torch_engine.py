@@ -18,13 +18,13 @@ from typing import Self
 
 import torch
 
-from tsd.config import EngineConfig
+from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.decoder import Decoder
 from tsd.engine.rows import Request
 from tsd.engine.stops import Stops
 from tsd.engine.trunk import Trunk
 from tsd.errors import EngineError
-from tsd.model.policy import Policy
+from tsd.model.policy import Policy, own_device
 from tsd.model.text import HfCodec
 from tsd.types import Expansion, Step, WeightUpdate
 
@@ -32,9 +32,19 @@ from tsd.types import Expansion, Step, WeightUpdate
 class TorchEngine:
     """An `Engine`. Use as an async context manager."""
 
-    def __init__(self, directory: Path, config: EngineConfig, *, temperature: float, dtype: str, seed: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: EngineConfig,
+        *,
+        temperature: float,
+        dtype: str,
+        seed: int,
+        head_dtype: HeadDtype = "float32",
+    ) -> None:
         self.directory, self.config = directory, config
         self.temperature, self.dtype, self.seed = temperature, dtype, seed
+        self.head_dtype: HeadDtype = head_dtype
         self._pending: deque[tuple[Request, asyncio.Future[Request]]] = deque()
         self._running: dict[Request, asyncio.Future[Request]] = {}
         self._updates: deque[tuple[Trunk, int, asyncio.Future[float]]] = deque()
@@ -150,7 +160,8 @@ class TorchEngine:
 
     def _start(self) -> Decoder:
         torch.set_num_threads(self.config.num_threads)
-        policy, codec = Policy.load(self.directory, self.dtype), HfCodec(self.directory)
+        policy, codec = Policy.load(self.directory, self.dtype).to(own_device()), HfCodec(self.directory)
+        policy.head_dtype = self.head_dtype
         stops = Stops(codec.encode_text, codec.decode, codec.eos_ids())
         return Decoder(
             policy,

@@ -21,8 +21,8 @@ USUAL_BATCH = 256
 
 
 def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """x [N, in] to x @ weight.T + bias, twice as fast where oneDNN can hold `weight` in its own layout."""
-    if weight.dtype != torch.float32 or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+    """x [N, in] to x @ weight.T + bias, twice as fast on a CPU where oneDNN can hold `weight` in its own layout."""
+    if weight.is_cuda or weight.dtype != torch.float32 or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return lambda x: linear(x, weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, USUAL_BATCH)
     product = torch.ops.mkldnn._linear_pointwise
@@ -75,14 +75,18 @@ class Trunk:
         self.groups = config.num_attention_heads // self.key_heads  # G
         self.layers = [_Layer(layer, self.key_heads, self.head_size) for layer in model.layers]
         self.policy, self.embedding, self.norm = policy, model.embed_tokens.weight, model.norm
-        cos, sin = model.rotary_emb(self.embedding, torch.arange(max_tokens)[None])
-        sign = torch.ones(self.head_size, dtype=sin.dtype)
+        cos, sin = model.rotary_emb(self.embedding, torch.arange(max_tokens, device=self.device)[None])
+        sign = torch.ones(self.head_size, dtype=sin.dtype, device=self.device)
         sign[: self.head_size // 2] = -1
         self.cos, self.sin = cos[0, :, None], (sin[0] * sign)[:, None]  # [max_tokens, 1, D]
 
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device  # type: ignore[no-any-return]
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Of tokens [N] at positions [N], the float32 logits [W, V] and values [W] after the `wanted` [W] of them."""
@@ -94,7 +98,7 @@ class Trunk:
             gate, up = layer.gate_up(_normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(layer.activation(gate).mul_(up))
         hidden = _normed(x[wanted], self.norm)
-        return self.policy.causal.lm_head(hidden).float(), self.policy.value_head(hidden)
+        return self.policy.logits(hidden), self.policy.value_head(hidden)
 
     def _queries_keys_values(self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """[N, G, Hk, D] and [N, 2, Hk, D], turned by their positions."""

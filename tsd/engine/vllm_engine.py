@@ -18,15 +18,13 @@ from typing import Any, Self
 
 from safetensors.torch import save
 
-from tsd.config import EngineConfig
+from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.stops import STOPS
+from tsd.engine.vllm_plugin import VALUE_SHIFT
 from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start, stop
 from tsd.errors import EngineError, WeightsError
 from tsd.model.policy import as_tensor
 from tsd.types import Expansion, Finish, Step, WeightUpdate
-
-NEVER = -1e4
-"""Logit bias of the value's column, so that it is not sampled."""
 
 
 class VllmEngine:
@@ -40,10 +38,14 @@ class VllmEngine:
         temperature: float,
         dtype: str,
         seed: int,
+        head_dtype: HeadDtype = "float32",
+        shares_gpu: bool = False,
         stops: tuple[str, str] = STOPS,
     ) -> None:
         self.directory, self.config = directory, config
         self.temperature, self.dtype, self.seed, self.stops = temperature, dtype, seed, stops
+        self.head_dtype: HeadDtype = head_dtype
+        self.shares_gpu = shares_gpu
         self.version = 0
         self._serial = itertools.count()
         self._loading = asyncio.Lock()
@@ -91,7 +93,9 @@ class VllmEngine:
             self.config,
             temperature=self.temperature,
             dtype=self.dtype,
+            head_dtype=self.head_dtype,
             seed=self.seed,
+            shares_gpu=self.shares_gpu,
             stops=self.stops,
         )
         starting = asyncio.create_task(asyncio.to_thread(begin))
@@ -138,18 +142,17 @@ class VllmEngine:
             stop_token_ids=[*ids, *running.eos_ids],
             ignore_eos=True,  # EOS is among the stop tokens: the tokenizer's, whatever other files call so.
             detokenize=bool(texts),
-            logprobs=1,
-            logprob_token_ids=[running.value_column],
-            logit_bias={running.value_column: NEVER},
+            logprob_token_ids=[running.value_column],  # beside the sampled token's; `logprobs` would cost a top-k
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _step(self, sample: Any, version: int) -> Step:
-        """Every position of the flat logprobs holds two numbers: the sampled token's logprob, and V."""
+        """Every position of the flat logprobs holds two numbers: the sampled token's logprob, and V, shifted."""
         tokens, flat = tuple(sample.token_ids), sample.logprobs.logprobs
         assert len(flat) == 2 * len(tokens), "a logprob and a value for every token"
-        return Step(tokens, array("f", flat[0::2]), array("f", flat[1::2]), self._finish(sample), version)
+        values = array("f", (shifted + VALUE_SHIFT for shifted in flat[1::2]))
+        return Step(tokens, array("f", flat[0::2]), values, self._finish(sample), version)
 
     def _finish(self, sample: Any) -> Finish:
         if sample.finish_reason == "length":

@@ -14,6 +14,10 @@ TEMPERATURE = "tsd_temperature"
 """The key of the model's config under which the value model finds the sampling temperature."""
 
 
+VALUE_SHIFT = 100.0
+"""What the column of V holds V less of: exp(V - 100) is no chance at all, and float32 keeps V to 4e-6 there."""
+
+
 def register() -> None:
     """Names the value models to vLLM. May be called again; the models are imported when one is used."""
     from vllm import ModelRegistry

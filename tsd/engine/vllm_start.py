@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tsd.config import EngineConfig
+from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.vllm_plugin import TEMPERATURE, VALUE_MODELS
 from tsd.errors import EngineError
 from tsd.model.policy import Policy
@@ -24,6 +24,9 @@ from tsd.model.text import HfCodec
 
 CPU_BLOCK_TOKENS = 32
 """Tokens of a prefix-cache block on a CPU: the fewest its kernels like. The default, 128, is longer than most paths."""
+
+SHARED = 0.02
+"""Share of a GPU that must be free for vLLM to start beside others; what it takes is then counted otherwise."""
 
 STOP_S = 30.0
 """How long vLLM's processes may take to end before they are killed. They take 4 to 5 s; vLLM's own limit is 5."""
@@ -92,7 +95,15 @@ def engine_errors(doing: str) -> Iterator[None]:
 
 
 def start(
-    directory: Path, config: EngineConfig, *, temperature: float, dtype: str, seed: int, stops: tuple[str, str]
+    directory: Path,
+    config: EngineConfig,
+    *,
+    temperature: float,
+    dtype: str,
+    head_dtype: HeadDtype,
+    seed: int,
+    shares_gpu: bool,
+    stops: tuple[str, str],
 ) -> Running:
     """Starts vLLM's processes, after `import_vllm`; takes half a minute on a CPU.
 
@@ -106,11 +117,12 @@ def start(
         "architectures": [VALUE_MODELS[architecture]],
         "vocab_size": model_config["vocab_size"] + 1,
         TEMPERATURE: temperature,
+        "head_dtype": head_dtype,
     }
     codec = HfCodec(directory)
     tags = {stop: codec.encode_text(stop) for stop in stops}
     return Running(
-        llm=_start_vllm(directory, config, overrides, dtype, seed),
+        llm=_start_vllm(directory, config, overrides, dtype, seed, shares_gpu),
         shapes=_shapes(directory),
         stop_ids={stop: ids[0] for stop, ids in tags.items() if len(ids) == 1},
         eos_ids=codec.eos_ids(),
@@ -136,12 +148,22 @@ def _shut_down(llm: Any) -> None:
         logger.setLevel(level)
 
 
-def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any], dtype: str, seed: int) -> Any:
+def _start_vllm(
+    directory: Path, config: EngineConfig, overrides: dict[str, Any], dtype: str, seed: int, shares_gpu: bool
+) -> Any:
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    on_cpu = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": config.cache_mb * 2**20}
+    chosen: dict[str, Any] = {"enforce_eager": config.eager}
+    if config.attention:
+        chosen["attention_backend"] = config.attention
+    if config.prefill_tokens:
+        chosen["max_num_batched_tokens"] = config.prefill_tokens
+    if current_platform.is_cpu():
+        chosen["block_size"] = CPU_BLOCK_TOKENS
+    if current_platform.is_cpu() or shares_gpu:
+        chosen["kv_cache_memory_bytes"] = config.cache_mb * 2**20
     with engine_errors("vLLM does not start"):
         arguments = AsyncEngineArgs(
             model=str(directory),
@@ -151,14 +173,14 @@ def _start_vllm(directory: Path, config: EngineConfig, overrides: dict[str, Any]
             seed=seed,
             max_model_len=config.max_model_tokens,
             max_num_seqs=config.max_sequences,
-            gpu_memory_utilization=config.memory_share,
+            gpu_memory_utilization=SHARED if shares_gpu else config.memory_share,
             generation_config="vllm",
             logprobs_mode="raw_logits",
             enable_prefix_caching=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
             worker_extension_cls="tsd.engine.vllm_model.WeightsExtension",
-            **(on_cpu if current_platform.is_cpu() else {}),
+            **chosen,
         )
         return AsyncLLM.from_engine_args(arguments)
 

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from tsd.model.policy import Policy
+from tsd.model.policy import Policy, own_device
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """Of states that are split over ranks: gathered on rank 0."""
@@ -51,6 +51,7 @@ class Group:
             for layer in policy.causal.model.layers:
                 fully_shard(layer)
             fully_shard(policy)
+            register_fsdp_forward_method(policy, "score")
         return policy
 
     def parameters(self, policy: Policy) -> list[nn.Parameter]:
@@ -78,14 +79,20 @@ class Group:
 @contextmanager
 def join_group(rank: int, size: int, timeout_s: float) -> Iterator[Group]:
     """Meets the other ranks (gloo on CPU, nccl on GPUs) and leaves them at the end."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = own_device()
     if size == 1:
         yield Group(device=device)
         return
     # The launcher gives the meeting point to all ranks; torch reads MASTER_ADDR and MASTER_PORT itself.
     assert "MASTER_PORT" in os.environ, "the launcher sets MASTER_ADDR and MASTER_PORT"
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+    dist.init_process_group(
+        backend,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
     try:
         yield Group(rank, size, device)
     finally:

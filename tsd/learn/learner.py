@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from tsd.config import Config, TrainConfig
+from tsd.config import Config, ModelConfig, TrainConfig
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import WHOLE, Group
 from tsd.learn.health import Stats
@@ -75,15 +75,17 @@ class PolicyLearner:
         self.config, self.group = config, group
         torch.manual_seed(config.seed)
         self.codec = HfCodec(checkpoint or start)
-        self.policy = group.shard(load_policy(start, checkpoint, config.train.lora_rank))
-        self.reference = group.shard(Policy.load(start)) if config.loss.c_kl else None
+        self.policy = group.shard(in_precision(load_policy(start, checkpoint, config.train.lora_rank), config.model))
+        self.reference = group.shard(in_precision(Policy.load(start), config.model)) if config.loss.c_kl else None
         self.loss = msgspec.structs.replace(config.loss, advantage=config.advantage)
         train = config.train
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
         learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, weight_decay=train.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=group.device.type == "cuda"
+        )
         self.probed = -PROBE_EVERY
         """The update before which a copy was last kept."""
         self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
@@ -105,23 +107,22 @@ class PolicyLearner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(train, number)
         stats = None
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.model.dtype == "bfloat16"):
-            anchors: Sequence[Tensor | None] = [None] * len(batches)
-            if self.reference is not None:
-                anchors = reference_logprobs(self.reference, batches, temperature, device)
-            for _ in range(train.num_inner_steps):
-                stats = update(
-                    self.policy,
-                    anchors,
-                    self.optimizer,
-                    batches,
-                    config=self.loss,
-                    temperature=temperature,
-                    max_grad_norm=train.max_grad_norm,
-                    group=self.group,
-                )
-                if stats is None:
-                    return None
+        anchors: Sequence[Tensor | None] = [None] * len(batches)
+        if self.reference is not None:
+            anchors = reference_logprobs(self.reference, batches, temperature, device)
+        for _ in range(train.num_inner_steps):
+            stats = update(
+                self.policy,
+                anchors,
+                self.optimizer,
+                batches,
+                config=self.loss,
+                temperature=temperature,
+                max_grad_norm=train.max_grad_norm,
+                group=self.group,
+            )
+            if stats is None:
+                return None
         assert stats is not None, "there is at least one inner step"
         return replace(stats, logprob_gap=self.probe.gap, num_tokens_computed=sum(map(len, rows)))
 
@@ -186,6 +187,13 @@ def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
     if checkpoint is not None:
         load_adapters(policy, checkpoint)
         policy.load_value_head(checkpoint)
+    return policy
+
+
+def in_precision(policy: Policy, config: ModelConfig) -> Policy:
+    """The policy, its forward pass in the engines' precision."""
+    policy.forward_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+    policy.head_dtype = config.head_dtype
     return policy
 
 

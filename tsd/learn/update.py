@@ -14,7 +14,6 @@ from tsd.learn.group import Group
 from tsd.learn.health import Stats, quantiles, variance
 from tsd.learn.loss import entropy_loss, kept, kl_loss, log_ratios, policy_loss, value_loss, visit_loss
 from tsd.model.policy import Policy
-from tsd.model.sampling import log_policy
 
 SUMS = (
     "policy",
@@ -55,14 +54,17 @@ def score(
     layout = {}
     if batch.attention is not None:
         layout = {"attention_mask": batch.attention.to(device), "position_ids": batch.positions.to(device)}
-    # [B, T, V] and [B, T]. Padding is on the right, where no real token looks.
-    logits, values = policy(batch.tokens.to(device), value_reaches_trunk=value_reaches_trunk, use_cache=False, **layout)
-    log_probs = log_policy(logits, temperature)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-    sources, rows = batch.sources.to(device), torch.arange(len(batch.tokens), device=device)[:, None]
-    logprobs = log_probs[rows, sources, batch.sampled.to(device)]
-    return Scored(logprobs, values.gather(1, sources), entropy.gather(1, sources))
+    logprobs, values, entropy = policy.score(  # padding is on the right, where no real token looks
+        batch.tokens.to(device),
+        batch.sources.to(device),
+        batch.sampled.to(device),
+        temperature,
+        value_reaches_trunk=value_reaches_trunk,
+        entropy_gradient=entropy_gradient,
+        use_cache=False,
+        **layout,
+    )
+    return Scored(logprobs, values, entropy)
 
 
 @torch.no_grad()

@@ -11,13 +11,23 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
+from tsd.config import HeadDtype
 from tsd.errors import WeightsError
 from tsd.model.files import SUPPORTED_MODEL_TYPES, VALUE_HEAD_FILE
+from tsd.model.sampling import log_policy
 from tsd.types import WeightUpdate
 
 HEAD_PREFIX = "value_head."
+CHUNK_TOKENS = 512
+"""Tokens whose logits exist at once in `Policy.score`: 311 MB in float32 over 151,936 rows."""
+
+
+def own_device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 class ValueHead(nn.Module):
@@ -41,6 +51,11 @@ class ValueHead(nn.Module):
 
 class Policy(nn.Module):
     """Next-token logits and state values over one trunk."""
+
+    forward_dtype: torch.dtype | None = None
+    """Of the trunk's products where it is not the weights' own: bfloat16 over float32 weights, in training."""
+    head_dtype: HeadDtype = "float32"
+    """Of the output layer's product: float32, or what the trunk computes in."""
 
     def __init__(self, causal: Any) -> None:
         super().__init__()
@@ -85,11 +100,63 @@ class Policy(nn.Module):
         self.causal.save_pretrained(str(directory), state_dict=trunk)
         save_file(head, directory / VALUE_HEAD_FILE)
 
-    def forward(self, tokens: Tensor, *, value_reaches_trunk: bool = True, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Token ids [B, T] to float32 logits [B, T, V] and values [B, T]. `kwargs` go to the trunk as they are."""
-        hidden = self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # [B, T, H]
+        hidden = self._hidden(tokens, **kwargs)
+        return self.logits(hidden), self.value_head(hidden)
+
+    def score(
+        self,
+        tokens: Tensor,
+        sources: Tensor,
+        sampled: Tensor,
+        temperature: float,
+        *,
+        value_reaches_trunk: bool = True,
+        entropy_gradient: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the policy says of the tokens `sampled` [B, L], each predicted at its place in `sources` [B, L].
+
+        Token ids are [B, T]. Returns logprobs at the sampling temperature, values and entropies, float32 [B, L]. The
+        logits of a few hundred tokens exist at a time, and are computed again for the gradients.
+        """
+        hidden = self._hidden(tokens, **kwargs)
+        hidden = hidden[torch.arange(len(tokens), device=tokens.device)[:, None], sources]  # [B, L, H]
         values = self.value_head(hidden if value_reaches_trunk else hidden.detach())
-        return self.causal.lm_head(hidden).float(), values
+        chunks = zip(hidden.flatten(0, 1).split(CHUNK_TOKENS), sampled.flatten().split(CHUNK_TOKENS), strict=True)
+        scored = [
+            checkpoint(self._score_chunk, *chunk, temperature, entropy_gradient, use_reentrant=False)
+            for chunk in chunks
+        ]
+        logprobs, entropies = (torch.cat(parts).view_as(sampled) for parts in zip(*scored, strict=True))
+        return logprobs, values, entropies
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Last hidden states [..., H] to float32 logits [..., V]: a float32 product, unless `head_dtype` is `model`."""
+        head = self.causal.lm_head
+        if self.head_dtype == "model":
+            return head(hidden).float()  # type: ignore[no-any-return]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), head.weight.float(), head.bias)
+
+    def _hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+        """Token ids [B, T] to last hidden states [B, T, H].
+
+        A cast that autocast keeps would outlive the optimizer step that changes its weight: it keeps none.
+        """
+        mixed = self.forward_dtype is not None
+        with torch.autocast(tokens.device.type, self.forward_dtype, enabled=mixed, cache_enabled=False):
+            return self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # type: ignore[no-any-return]
+
+    def _score_chunk(
+        self, hidden: Tensor, sampled: Tensor, temperature: float, entropy_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, H] to logprobs of `sampled` [N], and entropies [N]."""
+        log_probs = log_policy(self.logits(hidden), temperature)  # [N, V]
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            entropies = -(log_probs.exp() * log_probs).sum(-1)
+        return log_probs.gather(1, sampled[:, None])[:, 0], entropies
 
     def tied(self) -> bool:
         """Whether the output layer is the embedding."""
