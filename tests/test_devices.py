@@ -35,7 +35,7 @@ def test_a_spec_places_devices(spec: str, gen: tuple[str, ...], train: tuple[str
         ("0-5:gem,6-7:train", 5, "expected gen or train, found 'gem'"),
         ("0-5:gen,x:train", 9, "found 'x'"),
         ("0:gen, 5-2:train", 8, "backwards"),
-        ("0-3:gen,3:train", 9, "GPU 3 is named twice"),
+        ("0:gen,3:train,3:train", 15, "GPU 3 has two trainers"),
         ("0:gen,1:train,2", 16, "expected :gen or :train"),
         ("0:gen", 6, "no device has the role train"),
         ("0:gen,1:train,cpu:train", 24, "all on GPUs or all on the CPU"),

@@ -36,7 +36,8 @@ def trajectory(number):
     return make_trajectory(number, [size], num_prompt=9, versions=versions, q=rewards, rewards=rewards, grade=grade)
 
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
-config = load_config(None, ["train.micro_batch_tokens=120", "harvest.whole_tree=false"])
+settings = ["train.micro_batch_tokens=120", "harvest.whole_tree=false"]
+config = load_config(None, settings)
 with join_group(rank, world, 60) as group:
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, group)
     stats = [learner.learn(batch, 0, number) for number, batch in enumerate(batches)]
@@ -46,6 +47,16 @@ with join_group(rank, world, 60) as group:
         directory.mkdir()
     learner.save(directory)
     group.broadcast(b"saved" if rank == 0 else None)
+    drift = {}  # one learner takes two steps on a batch, another the same two in two calls
+    for inner in (1, 2):
+        mixed = [*settings, "model.dtype=bfloat16", f"train.num_inner_steps={inner}", "loss.c_kl=0"]
+        other = PolicyLearner(load_config(None, mixed), model_path("builtin:countdown-tiny"), None, group)
+        for number in range(2 // inner):
+            other.learn(batches[0], 0, number)
+        drift[inner] = other.weights(1).tensors
+    if rank == 0:
+        apart = max(float(abs(drift[1][name] - drift[2][name]).max()) for name in drift[1])
+        assert apart == 0, f"two steps on a batch and the same one by one are {apart} apart"
     again = PolicyLearner(config, model_path("builtin:countdown-tiny"), out / f"{world}", group)
     stats.append(again.learn(batches[0], 0, 2))
 if rank == 0:

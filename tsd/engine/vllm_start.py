@@ -62,7 +62,8 @@ def set_environment(num_threads: int) -> None:
     """What vLLM reads from the environment, to be called before it is imported. What the user has set stays,
     but for one: objects that would be pickled between processes are refused.
 
-    No usage statistics; warnings only, on standard error; processes that inherit no threads. On CPUs, threads that are
+    No usage statistics; warnings only, on standard error; processes that inherit no threads; no FlashInfer sampler,
+    which is for top-k and top-p, and which vLLM imports even where it is not installed. On CPUs, threads that are
     counted and left unbound: vLLM's own binding gives every engine the same cores and keeps others idle.
     """
     for name, value in {
@@ -70,6 +71,7 @@ def set_environment(num_threads: int) -> None:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(num_threads),
     }.items():

@@ -124,7 +124,8 @@ class Policy(nn.Module):
         hidden = self._hidden(tokens, **kwargs)
         hidden = hidden[torch.arange(len(tokens), device=tokens.device)[:, None], sources]  # [B, L, H]
         values = self.value_head(hidden if value_reaches_trunk else hidden.detach())
-        chunks = zip(hidden.flatten(0, 1).split(CHUNK_TOKENS), sampled.flatten().split(CHUNK_TOKENS), strict=True)
+        flat, targets = hidden.flatten(0, 1), sampled.flatten()
+        chunks = zip(torch.split(flat, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True)
         scored = [
             checkpoint(self._score_chunk, *chunk, temperature, entropy_gradient, use_reentrant=False)
             for chunk in chunks
@@ -133,20 +134,29 @@ class Policy(nn.Module):
         return logprobs, values, entropies
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Last hidden states [..., H] to float32 logits [..., V]: a float32 product, unless `head_dtype` is `model`."""
+        """Last hidden states [..., H] to float32 logits [..., V], by the sums that an engine makes.
+
+        In bfloat16 both factors are rounded to it; with `head_dtype` `float32` their products' sums are not.
+        """
         head = self.causal.lm_head
         if self.head_dtype == "model":
-            return head(hidden).float()  # type: ignore[no-any-return]
+            with self._autocast(hidden.device):
+                return head(hidden).float()  # type: ignore[no-any-return]
+        weight = head.weight
+        if self.forward_dtype is not None:
+            hidden, weight = hidden.to(self.forward_dtype), weight.to(self.forward_dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float(), head.weight.float(), head.bias)
+            return nn.functional.linear(hidden.float(), weight.float(), head.bias)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        """The forward pass's precision. A cast that it kept would outlive the optimizer step that changes its weight:
+        it keeps none."""
+        mixed = self.forward_dtype is not None
+        return torch.autocast(device.type, self.forward_dtype, enabled=mixed, cache_enabled=False)
 
     def _hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        """Token ids [B, T] to last hidden states [B, T, H].
-
-        A cast that autocast keeps would outlive the optimizer step that changes its weight: it keeps none.
-        """
-        mixed = self.forward_dtype is not None
-        with torch.autocast(tokens.device.type, self.forward_dtype, enabled=mixed, cache_enabled=False):
+        """Token ids [B, T] to last hidden states [B, T, H]."""
+        with self._autocast(tokens.device):
             return self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # type: ignore[no-any-return]
 
     def _score_chunk(
