@@ -22,7 +22,9 @@ class ScriptedEngine:
         self.expanded: list[tuple[int, ...]] = []
         self.num_in_flight = self.most_in_flight = self.num_cancelled = 0
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
         self.expanded.append(tuple(state))
         self.num_in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.num_in_flight)

@@ -7,7 +7,7 @@ from tsd.tasks.countdown import Countdown
 
 
 async def test_a_glance_shows_the_most_visited_path_and_the_best_of_the_rest() -> None:
-    config = SearchConfig(simulations=60, agents=4, stop_when_solved=False)
+    config = SearchConfig(simulations=60, agents=4, solutions=0)
     task, codec = Countdown(), CharCodec()
     tree = plant(task.parse("5 13 5 9 = 31"), task, codec, "compact", config)
     await grow(tree, MockEngine(solve_rate=0.3, seed=1))

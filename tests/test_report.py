@@ -129,7 +129,7 @@ def test_runs_of_one_name_go_by_their_paths(ended: Path, tmp_path: Path) -> None
 
 def test_settings_are_named_as_the_command_line_takes_them() -> None:
     found = settings(load_config(None, ["reward.weights={task=0.5,length=1.0}"]))
-    assert (found["method"], found["search.agents"], found["search.stop_when_solved"]) == ("mcts", "16", "true")
+    assert (found["method"], found["search.agents"], found["search.solutions"]) == ("mcts", "16", "1")
     assert json.loads(found["reward.weights"]) == {"task": 0.5, "length": 1.0}
 
 

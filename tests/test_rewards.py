@@ -184,7 +184,7 @@ def test_equal_answers_are_graded_each_by_its_own_length() -> None:
 
 def test_search_is_the_same_where_only_the_task_counts() -> None:
     def found(weights: dict[str, float]) -> tuple[str, list[float]]:
-        tree = planted(weighed(weights, simulations=60, stop_when_solved=False), make_problem((5, 13, 5, 9), 31))
+        tree = planted(weighed(weights, simulations=60, solutions=0), make_problem((5, 13, 5, 9), 31))
         with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
             runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01)))
         assert (b'"parts"' in msgspec.json.encode(record(tree))) == (len(weights) > 1)

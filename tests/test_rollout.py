@@ -15,7 +15,7 @@ from tsd.search import Status, Tree, grow, record, resume, tree_hash
 from tsd.tasks.countdown import make_problem
 
 PROBLEM = make_problem((5, 13, 5, 9), 31)
-BASE = SearchConfig(simulations=100, rollout=True, stop_when_solved=False)
+BASE = SearchConfig(simulations=100, rollout=True, solutions=0)
 
 
 def grown(config: SearchConfig, seed: int = 0, solve_rate: float = 0.3) -> Tree:

@@ -22,7 +22,7 @@ from tsd.search.selection import descend
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.types import Expansion, Grade, Problem, Step
 
-CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, solutions=0, widen="never")
 GOLDEN = Path(__file__).parent / "golden_tree.json"
 
 
@@ -116,7 +116,7 @@ def test_a_tree_with_nothing_left_to_search_ends_and_one_that_is_solved_may() ->
     exhausted = plant(replace(CONFIG, simulations=1000, agents=4))
     assert asyncio.run(grow(exhausted, ScriptedEngine(ends))) == "exhausted"
     assert exhausted.num_expansions == 1
-    solved = plant(replace(CONFIG, simulations=1000, stop_when_solved=True), reward=1.0)
+    solved = plant(replace(CONFIG, simulations=1000, solutions=1), reward=1.0)
     assert asyncio.run(grow(solved, ScriptedEngine(ends))) == "solved"
 
 
@@ -285,7 +285,7 @@ def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_f
 
 
 def mock_tree(agents: int, seed: int = 0) -> Tree:
-    config = SearchConfig(agents=agents, simulations=24, c_puct=0.5, widen="never", stop_when_solved=False)
+    config = SearchConfig(agents=agents, simulations=24, c_puct=0.5, widen="never", solutions=0)
     tree = countdown_tree(make_problem((5, 13, 5, 9), 31), config)
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01, seed=seed)))

@@ -17,7 +17,7 @@ from tsd.search import Reserve, Status, Tree, grow, harvest, record, resume, sub
 from tsd.search.gumbel import considered_visits
 from tsd.types import Expansion, Grade, Position
 
-CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
+CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, solutions=0, widen="never")
 
 
 def wide(state: tuple[int, ...]) -> Expansion:
@@ -193,7 +193,7 @@ def test_what_an_ended_tree_leaves_goes_to_others_of_its_reserve_up_to_twice_the
     reserve = Reserve()
 
     def tree(reward: float) -> Tree:
-        config = replace(CONFIG, simulations=20, stop_when_solved=True, max_depth=60)
+        config = replace(CONFIG, simulations=20, solutions=1, max_depth=60)
         return Tree((7,), lambda tokens: graded(reward), config, reserve=reserve)
 
     grown(tree(1.0), lambda state: Expansion(0.0, (step(1, finish="end"), step(2))))

@@ -18,7 +18,7 @@ from tsd.search import Status, Tree, grow, record, resume, tree_hash
 from tsd.search.agent import simulate
 from tsd.types import Expansion, Grade, Position
 
-BASE = SearchConfig(simulations=60, max_depth=5, stop_when_solved=False, widen="never")
+BASE = SearchConfig(simulations=60, max_depth=5, solutions=0, widen="never")
 
 
 def game(seed: int, width: int = 4, end_share: float = 0.2) -> Any:

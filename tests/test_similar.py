@@ -15,7 +15,7 @@ from tsd.search.similar import Similar, find_embedding, load_embedding, trigrams
 from tsd.tasks.countdown import Countdown
 from tsd.types import Expansion, Grade
 
-CONFIG = SearchConfig(agents=1, simulations=1, num_samples=4, stop_when_solved=False)
+CONFIG = SearchConfig(agents=1, simulations=1, num_samples=4, solutions=0)
 SOLVED = Grade(1.0, True, True)
 
 

@@ -244,7 +244,7 @@ def test_a_whole_tree_is_harvested_with_what_search_says_of_each_step() -> None:
     def grade(tokens: object) -> Grade:
         return Grade(0.5, False, True)
 
-    config = SearchConfig(agents=1, simulations=12, max_depth=4, stop_when_solved=False)
+    config = SearchConfig(agents=1, simulations=12, max_depth=4, solutions=0)
     tree, engine = Tree((7,), grade, config), ScriptedEngine(script)
     asyncio.run(grow(tree, engine))
     everything = HarvestConfig(whole_tree=True, min_visits=1)
@@ -269,7 +269,7 @@ def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
     def script(state: tuple[int, ...]) -> Expansion:
         return Expansion(0.25, (step(1), step(2)))
 
-    config = SearchConfig(agents=1, simulations=3, stop_when_solved=False)
+    config = SearchConfig(agents=1, simulations=3, solutions=0)
     tree = Tree((7,), lambda tokens: Grade(0.5, False, True), config)
     engine = ScriptedEngine(script)
     asyncio.run(grow(tree, engine))

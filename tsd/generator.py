@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tsd.calibrate import load_calibration
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
@@ -32,7 +33,7 @@ from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
 from tsd.reporter import Reporter
-from tsd.search import Reserve, Tree, Trie, grow, harvest, plant, sample_paths
+from tsd.search import Calibration, Reserve, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
@@ -44,6 +45,9 @@ from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
 from tsd.transport.weights import WeightSubscriber
 from tsd.types import Problem, Trajectory
+
+KEPT_PATHS = 500.0
+"""What a model's calibration counts as when training begins to move it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Generator:
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
     reserve: Reserve = field(default_factory=Reserve)
+    calibration: Calibration = field(default_factory=Calibration)
+    """What search by index goes by; its trees teach it while the policy moves."""
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
@@ -86,7 +92,18 @@ class Generator:
             search = self.config.search
             reserve = self.reserve if search.share_budget else None
             style, grader = self.config.task.style, self.grader
-            tree = plant(problem, self.task, self.codec, style, search, grader=grader, reserve=reserve)
+            tree = plant(
+                problem,
+                self.task,
+                self.codec,
+                style,
+                search,
+                grader=grader,
+                reserve=reserve,
+                calibration=self.calibration,
+                learns=True,
+                seed=position,
+            )
             self.reporter.growing.append(tree)
             tries = await self._tries(tree, problem)
             self.reporter.growing.remove(tree)
@@ -211,8 +228,22 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, event)
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec)
+        calibration = load_calibration(directory)
+        calibration.fade(KEPT_PATHS)
         parts = Generator(
-            index, run_dir, config, task, generation.codec, engine, outbox, progress, weights, metrics, reporter, grader
+            index,
+            run_dir,
+            config,
+            task,
+            generation.codec,
+            engine,
+            outbox,
+            progress,
+            weights,
+            metrics,
+            reporter,
+            grader,
+            calibration=calibration,
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 

@@ -21,8 +21,12 @@ class Engine(Protocol):
         """The version of the weights in use."""
         ...
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
         """`num_samples` steps from `state`, each ending at `</step>`, at the answer's end or EOS, or at `max_tokens`.
+
+        None begins with an `excluded` token, unless the policy has no other; logprobs are the policy's all the same.
 
         Raises EngineError when the engine has died.
         """

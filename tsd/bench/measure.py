@@ -88,7 +88,7 @@ class Bench:
 
     def grove(self, agents: int) -> list[Tree]:
         """A new tree for each problem."""
-        changes: dict[str, object] = {"agents": agents, "stop_when_solved": False}
+        changes: dict[str, object] = {"agents": agents, "solutions": 0}
         if self.config.engine.kind == "null":
             changes |= {"max_depth": NULL_DEPTH, "max_path_tokens": NULL_DEPTH}
         search = msgspec.structs.replace(self.config.search, **changes)

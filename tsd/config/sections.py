@@ -100,8 +100,11 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[search]: one tree."""
 
+    kind: Literal["puct", "index"] = "puct"
+    """How the next step is chosen: by `puct`, K samples of a state at once, as published; or by `index`: one new step
+    from the state that promises most solutions per token, which takes a V that sees."""
     agents: Count = 16
-    """Coroutines that search one tree together."""
+    """Coroutines that search one tree together, at most."""
     trees: Count = 4
     """Trees in flight in each generator."""
     num_samples: Count = 4
@@ -162,8 +165,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     grade_decided: bool = False
     """End a path where the task says that it has failed and by how much: its answer is not written, but graded. By the
     task's own reward alone: beside reward.weights it changes nothing."""
-    stop_when_solved: bool = True
-    """End a tree when a path solves the problem."""
+    solutions: Whole = 1
+    """End a tree when so many paths solve the problem; 0 goes on to the end of the budget."""
 
 
 class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

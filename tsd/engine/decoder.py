@@ -201,7 +201,11 @@ class Decoder:
     def _sample(self, logits: Tensor, values: Tensor) -> None:
         """`logits` [B, V] and `values` [B]: a token for every row."""
         logprobs = log_policy(logits, self.temperature)
-        shares = logprobs.exp().cumsum(-1, dtype=torch.float64)  # [B, V]
+        chances = logprobs.exp()  # [B, V]
+        for i, row in enumerate(self.rows):
+            if row.group.request.excluded and not row.tokens:
+                _exclude(chances[i], row.group.request.excluded)
+        shares = chances.cumsum(-1, dtype=torch.float64)
         drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng).to(shares.device)
         tokens = torch.searchsorted(shares / shares[:, -1:], drawn, right=True)  # [B, 1]
         chosen = logprobs.gather(1, tokens)[:, 0].tolist()
@@ -248,3 +252,11 @@ class Decoder:
         if gone:
             left = set(map(id, gone))
             self.rows = [row for row in self.rows if id(row) not in left]
+
+
+def _exclude(chance: Tensor, excluded: Sequence[int]) -> None:
+    """Takes tokens out of the draw from `chance` [V], unless there is no other."""
+    kept = chance.clone()
+    kept[list(excluded)] = 0
+    if kept.sum() > 0:
+        chance.copy_(kept)

@@ -53,7 +53,9 @@ class MockEngine:
     ) -> None:
         return None
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
         text, rng = self._begin(state)
         await asyncio.sleep(self.latency_s)
         steps = [self._step(text, rng, max_tokens) for _ in range(num_samples)]

@@ -27,7 +27,9 @@ class NullEngine:
     ) -> None:
         return None
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
         await asyncio.sleep(0)  # as any engine does: without it agents would run one after another
         steps = tuple(self._step() for _ in range(num_samples))
         return Expansion(steps[0].values[0], steps)

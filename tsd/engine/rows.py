@@ -15,6 +15,8 @@ class Request:
     num_samples: int
     max_tokens: int
     stops_at_step: bool
+    excluded: tuple[int, ...] = ()
+    """Tokens that no sample begins with."""
     steps: list[Step] = field(default_factory=list)
     value: float = 0.0
     cancelled: bool = False

@@ -76,8 +76,10 @@ class TorchEngine:
     ) -> None:
         await self._stack.aclose()
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
-        request = await self._generate(Request(tuple(state), num_samples, max_tokens, stops_at_step=True))
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
+        request = await self._generate(Request(tuple(state), num_samples, max_tokens, True, tuple(excluded)))
         return Expansion(request.value, tuple(request.steps))
 
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:

@@ -26,6 +26,9 @@ from tsd.errors import EngineError, WeightsError
 from tsd.model.policy import as_tensor
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
+NEVER = -1e4
+"""Bias of an excluded token's logit. The logprobs that come back are those before it."""
+
 
 class VllmEngine:
     """An `Engine`. Use as an async context manager."""
@@ -69,9 +72,27 @@ class VllmEngine:
     ) -> None:
         await self._stack.aclose()
 
-    async def expand(self, state: Sequence[int], num_samples: int, max_tokens: int) -> Expansion:
-        steps = await self._generate(state, num_samples, max_tokens, self.stops)
-        return Expansion(steps[0].values[0], steps)
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
+        if excluded:
+            steps = await asyncio.gather(*(self._without(state, max_tokens, excluded) for _ in range(num_samples)))
+            return Expansion(steps[0].values[0], tuple(steps))
+        sampled = await self._generate(state, num_samples, max_tokens, self.stops)
+        return Expansion(sampled[0].values[0], sampled)
+
+    async def _without(self, state: Sequence[int], max_tokens: int, excluded: Sequence[int]) -> Step:
+        """One sample that does not begin with those tokens: a request for its first token, and one for the others.
+
+        vLLM's biases hold for every token of a request; the second finds the first one's keys and values in the cache.
+        """
+        (first,) = await self._generate(state, 1, 1, self.stops, excluded)
+        if first.finish != "length" or max_tokens == 1:
+            return first
+        (rest,) = await self._generate((*state, *first.tokens), 1, max_tokens - 1, self.stops)
+        logprobs = array("f", [*first.logprobs, *rest.logprobs])
+        values = array("f", [*first.values, *rest.values])
+        return Step(first.tokens + rest.tokens, logprobs, values, rest.finish, first.version)
 
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
         return await self._generate(state, num_samples, max_tokens, self.stops[1:])
@@ -109,7 +130,12 @@ class VllmEngine:
             raise
 
     async def _generate(
-        self, state: Sequence[int], num_samples: int, max_tokens: int, stops: Sequence[str]
+        self,
+        state: Sequence[int],
+        num_samples: int,
+        max_tokens: int,
+        stops: Sequence[str],
+        excluded: Sequence[int] = (),
     ) -> tuple[Step, ...]:
         """One request of vLLM, which aborts it when this is cancelled."""
         limit = self.config.max_model_tokens
@@ -119,14 +145,14 @@ class VllmEngine:
             )
         version, name = self.version, f"tsd-{next(self._serial)}"
         prompt = {"type": "token", "prompt_token_ids": list(state)}
-        params = self._params(num_samples, min(max_tokens, limit - len(state)), stops)
+        params = self._params(num_samples, min(max_tokens, limit - len(state)), stops, excluded)
         with engine_errors("vLLM does not generate"):
             async with aclosing(self._running.llm.generate(prompt, params, name)) as outputs:
                 async for output in outputs:
                     samples = output.outputs
         return tuple(self._step(sample, version) for sample in samples)
 
-    def _params(self, num_samples: int, max_tokens: int, stops: Sequence[str]) -> Any:
+    def _params(self, num_samples: int, max_tokens: int, stops: Sequence[str], excluded: Sequence[int]) -> Any:
         """Plain sampling at temperature 1: the engine's own temperature is in the logits, see `vllm_model`."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -143,6 +169,7 @@ class VllmEngine:
             ignore_eos=True,  # EOS is among the stop tokens: the tokenizer's, whatever other files call so.
             detokenize=bool(texts),
             logprob_token_ids=[running.value_column],  # beside the sampled token's; `logprobs` would cost a top-k
+            logit_bias=dict.fromkeys(excluded, NEVER) or None,
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

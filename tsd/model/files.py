@@ -8,6 +8,7 @@ BUILTIN = "builtin:"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Weights in Python's own format, which can hold any program."""
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
+CALIBRATION_FILE = "calibration.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
 OPTIMIZER_FILE = "optimizer.state"
 """A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""

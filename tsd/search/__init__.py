@@ -5,6 +5,7 @@ await grow(tree, engine)
 best = (await harvest(tree, engine, HarvestConfig(whole_tree=False), rng))[0]
 """
 
+from tsd.search.calibration import Calibration
 from tsd.search.glance import glance
 from tsd.search.grow import grow
 from tsd.search.harvest import Trie, harvest
@@ -15,6 +16,7 @@ from tsd.search.sampled import sample_paths
 from tsd.search.tree import Reserve, Tree
 
 __all__ = [
+    "Calibration",
     "Node",
     "NodeRecord",
     "Reserve",

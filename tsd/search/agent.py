@@ -5,20 +5,25 @@ node; whoever expands wakes those who wait, also when the call fails or is cance
 """
 
 import asyncio
+from array import array
 
 from tsd.protocols import Engine
+from tsd.search.index import Index, Prospect
 from tsd.search.node import Node, Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
+from tsd.types import Step
 
 OPEN = Status.OPEN
+SOLVED_FAILS = 0.3
+"""How much of a failure a solution counts as, under index search: where more are wanted, others may be elsewhere."""
 MAX_RESELECTIONS = 4
 """Times a simulation looks for another leaf, under `reselect`, before it waits after all."""
 
 
 async def search(tree: Tree, engine: Engine) -> None:
     """Simulations until the tree is done."""
-    run = simulate_to_end if tree.config.rollout else simulate
+    run = simulate_by_index if tree.index else simulate_to_end if tree.config.rollout else simulate
     while tree.begin():
         num_expansions = tree.num_expansions
         await run(tree, engine)
@@ -94,3 +99,92 @@ async def _sample(tree: Tree, engine: Engine, node: Node, path: list[Node]) -> N
     if node.value is None:
         node.value = expansion.value
     return tree.add(node, expansion.steps)
+
+
+async def simulate_by_index(tree: Tree, engine: Engine) -> None:
+    """One path by index: from the state of the highest one, step by step, until it ends or another state is higher.
+
+    Waits for other agents' steps where too many are under way for what the tree has cost, or where nothing else is
+    left to sample.
+    """
+    index = tree.index
+    assert index is not None, "the tree was planted for it"
+    prospect = await _first(tree, index)
+    if prospect is None:
+        tree.num_simulations -= 1
+        return
+    whole = index.begins_whole()
+    path = [tree.root, *prospect.node.path()]
+    for node in path:
+        node.passed += 1
+    try:
+        value = await _follow(tree, engine, index, prospect, path, whole=whole)
+        tree.backup(path, value)
+        path = []
+    finally:
+        tree.unmark(path)
+
+
+async def _first(tree: Tree, index: Index) -> Prospect | None:
+    """Where a path should begin, as soon as there is room for one; None where the tree has ended meanwhile."""
+    while True:
+        if index.has_room(tree.num_generated, tree.num_expansions) and (best := index.best()) is not None:
+            return best
+        if not index.num_under_way:
+            tree.root.closed = True
+            return None
+        await index.change()
+        if tree.stop_reason() not in (None, "simulations"):  # of these it has its own
+            return None
+
+
+async def _follow(
+    tree: Tree, engine: Engine, index: Index, prospect: Prospect, path: list[Node], *, whole: bool
+) -> float:
+    """Samples on from a prospect, along `path`; returns what the path came to, V where it was given up."""
+    while True:
+        child = await _sample_new(tree, engine, index, prospect)
+        child.passed += 1
+        path.append(child)
+        if child.status is not OPEN:
+            solved = child.grade is not None and child.grade.exact
+            prospect.fail(SOLVED_FAILS if solved else 1.0)
+            if whole:
+                steps = [node.step for node in path if node.step is not None]
+                index.calibration.add([step.values[-1] for step in steps], [len(step.tokens) for step in steps], solved)
+            return child.end_value
+        following = index.enter(child, prospect)
+        if not whole and (tree.stop_reason() not in (None, "simulations") or not index.is_best(following)):
+            prospect.fail(1 - following.chance)
+            assert child.step is not None
+            return child.step.values[-1]
+        prospect = following
+
+
+async def _sample_new(tree: Tree, engine: Engine, index: Index, prospect: Prospect) -> Node:
+    """One step from a state that is not known there; the child that it is."""
+    node, unsampled = prospect.node, prospect.unsampled
+    shared, known = unsampled.draw(index.rng)
+    index.num_under_way += 1
+    try:
+        room = tree.step_room(node) - len(shared)
+        expansion = await engine.expand((*tree.state(node), *shared), 1, room, known)
+    finally:
+        unsampled.give_back(shared)
+        index.num_under_way -= 1
+        index.changed()
+    if not shared:
+        node.value = expansion.value
+    step = _joined(node, shared, expansion.steps[0])
+    unsampled.add(step)
+    return tree.add(node, (step,), num_shared=len(shared))
+
+
+def _joined(node: Node, shared: tuple[int, ...], rest: Step) -> Step:
+    """The step that begins as a known one does, and goes on otherwise."""
+    if not shared:
+        return rest
+    known = next(child.step for child in node.made if child.step and child.step.tokens[: len(shared)] == shared)
+    logprobs = array("f", [*known.logprobs[: len(shared)], *rest.logprobs])
+    values = array("f", [*known.values[: len(shared)], *rest.values])
+    return Step((*shared, *rest.tokens), logprobs, values, rest.finish, rest.version)

@@ -1,5 +1,6 @@
 """Takes what is worth learning from out of a grown tree: single paths, or all of it. Knows nothing about the wire."""
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,9 +8,14 @@ from typing import assert_never
 
 from tsd.config import HarvestConfig
 from tsd.protocols import Engine
-from tsd.search.node import Node, Status
+from tsd.search.node import WORST_REWARD, Node, Status
 from tsd.search.tree import Tree
 from tsd.types import FIRST, Grade, Step
+
+EXPECTED = 100
+"""Paths of the policy that visits are counted in, where they are expected ones."""
+NO_END = Grade(reward=WORST_REWARD, exact=False, well_formed=False)
+"""Of a tree in which no path came to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random
     With `whole_tree` one trie of the steps that search knows enough of. A chosen path that is not finished is finished
     by sampling the policy, then graded.
     """
+    if tree.index is not None and config.whole_tree:
+        return [expected(tree)]
     chosen = choose(tree, config)
     rest = await _finish(tree, engine, chosen)
     if config.whole_tree:
@@ -89,6 +97,48 @@ async def _finish(tree: Tree, engine: Engine, node: Node) -> tuple[Step, Grade] 
     (rest,) = await engine.sample(tree.state(node), 1, max(1, tree.room(node)))
     tree.num_generated += len(rest.tokens)
     return rest, tree.grade((*tree.response(node), *rest.tokens))
+
+
+def expected(tree: Tree) -> Trie:
+    """All steps of a tree that was searched without repeats, weighed by how often the policy would take them.
+
+    What was found without replacement is no plain sample: a step's visits are what EXPECTED paths of the policy would
+    make of it, and a state's Q is the mean over what is known below, by the policy's probability, and V for the rest.
+    """
+    nodes = list(tree.root.walk())
+    mass: dict[Node, float] = {tree.root: 1.0}
+    for node in nodes[1:]:
+        assert node.step is not None
+        assert node.parent is not None
+        mass[node] = mass[node.parent] * math.exp(sum(node.step.logprobs))
+    q: dict[Node, float] = {}
+    for node in reversed(nodes):
+        q[node] = _expected_q(node, q)
+    place = {node: i for i, node in enumerate(nodes[1:])}
+    found = tuple(q[node] for node in place)
+    grades = [node.grade for node in place if node.grade] or [NO_END]
+    return Trie(
+        steps=tuple(node.step for node in place if node.step),
+        parents=tuple(place.get(node.parent, FIRST) if node.parent else FIRST for node in place),
+        visits=tuple(max(1, round(EXPECTED * mass[node])) for node in place),
+        q=found,
+        rewards=found,
+        grade=max(grades, key=lambda grade: grade.reward),
+    )
+
+
+def _expected_q(node: Node, below: dict[Node, float]) -> float:
+    """The reward of an end; else the mean over its children and, for what the policy would otherwise write, V."""
+    if node.status is not Status.OPEN:
+        return node.end_value
+    own = node.value if node.step is None else node.step.values[-1]
+    known, total = 0.0, 0.0
+    for child in node.children:
+        assert child.step is not None
+        chance = math.exp(sum(child.step.logprobs))
+        known += chance
+        total += chance * below[child]
+    return total + max(0.0, 1 - known) * (own or 0.0)
 
 
 def _known(tree: Tree, chosen: Node, min_visits: int) -> list[Node]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tsd.config import SearchConfig
 from tsd.protocols import Grader, PromptStyle, Task, TextCodec
+from tsd.search.calibration import Calibration
 from tsd.search.similar import Similar, find_embedding
 from tsd.search.tree import Reserve, Tree
 from tsd.types import Grade, Position, Problem
@@ -18,9 +19,13 @@ def plant(
     *,
     grader: Grader | None = None,
     reserve: Reserve | None = None,
+    calibration: Calibration | None = None,
+    learns: bool = False,
     seed: int = 0,
 ) -> Tree:
     """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade.
+
+    Search by index goes by `calibration`, which `learns` from the tree.
 
     Raises ValueError for an embedding that nobody has.
     """
@@ -39,4 +44,14 @@ def plant(
         embed = find_embedding(config.embedding)
         similar = Similar(lambda tokens: embed(codec.decode(tokens)), config.merge_similar)
     prompt = codec.encode(task.prompt(problem, style))
-    return Tree(prompt, grade, config, read=read, reserve=reserve, similar=similar, seed=seed)
+    return Tree(
+        prompt,
+        grade,
+        config,
+        read=read,
+        reserve=reserve,
+        similar=similar,
+        calibration=calibration,
+        learns=learns,
+        seed=seed,
+    )

@@ -136,7 +136,8 @@ def resume(
         if node.children:
             tree.close(node)
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
-    tree.num_expansions, tree.num_generated, tree.solved = saved.num_expansions, saved.num_generated, saved.solved
+    tree.num_expansions, tree.num_generated = saved.num_expansions, saved.num_generated
+    tree.num_solutions = sum(one.grade.exact for one in nodes if one.grade)
     tree.num_transpositions = sum(len(state.nodes) - 1 for state in states)
     if tree.read is not None:
         for node in nodes[1:]:
@@ -193,7 +194,7 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
             one.value_sum, one.state = one.q * one.visits, None
     node.up = node.step = None
     new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
-    new.solved = any(one.grade.exact for one in below if one.grade)
+    new.num_solutions = sum(one.grade.exact for one in below if one.grade)
     return new
 
 

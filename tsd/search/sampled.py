@@ -12,7 +12,7 @@ async def sample_paths(tree: Tree, engine: Engine, method: Method, config: Sampl
     steps = await engine.sample(tree.prompt, num_samples, tree.config.max_path_tokens)
     tree.num_generated += sum(len(step.tokens) for step in steps)
     paths = [lone(step, tree.grade(step.tokens)) for step in steps]
-    tree.solved = any(path.grade.exact for path in paths)
+    tree.num_solutions = sum(path.grade.exact for path in paths)
     if method == "cispo":
         return paths
     return [max(paths, key=lambda path: (path.grade.reward, sum(path.steps[0].logprobs)))]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from weakref import ref
 
 from tsd.config import SearchConfig
+from tsd.search.calibration import Calibration
 from tsd.search.gumbel import GumbelRoot
+from tsd.search.index import Index
 from tsd.search.node import Node, State, Status
 from tsd.search.prior import add_noise, set_priors
 from tsd.search.similar import Similar
@@ -35,8 +37,9 @@ class Tree:
 
     # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
     __slots__ = (
-        *("prompt", "grade", "config", "read", "reserve", "similar", "rng", "root", "gumbel", "states", "grades"),
-        *("budget", "expired", "solved", "q_range", "_q_low", "_q_high", "_arrivals"),
+        *("prompt", "grade", "config", "read", "reserve", "similar", "rng", "root", "gumbel", "index", "states"),
+        "grades",
+        *("budget", "expired", "num_solutions", "q_range", "_q_low", "_q_high", "_arrivals"),
         *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
         *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
         *("num_grades", "num_grades_reused", "__weakref__"),
@@ -51,12 +54,18 @@ class Tree:
         read: Callable[[Sequence[int]], Position] | None = None,
         reserve: Reserve | None = None,
         similar: Similar | None = None,
+        calibration: Calibration | None = None,
+        learns: bool = False,
         seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
         self.reserve, self.similar, self.rng = reserve, similar, random.Random(seed)
         self.root = Node(up=None, step=None, prior=1.0)
+        self.index: Index | None = None
+        """Of trees that are searched by index."""
+        if config.kind == "index":
+            self.index = Index(self.root, calibration or Calibration(), learns=learns, seed=seed)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
         self.states: dict[str, State] = {}
         """Of open nodes, by the task's key."""
@@ -65,8 +74,8 @@ class Tree:
         self.budget = config.simulations
         self.expired = False
         """Its time is up."""
-        self.solved = False
-        """A path solves the problem."""
+        self.num_solutions = 0
+        """Different paths that solve the problem."""
         self.q_range = 1.0
         """The unit of Q: where it is normalised, the range of the values backed up so far."""
         self._q_low, self._q_high = float("inf"), -float("inf")
@@ -92,6 +101,11 @@ class Tree:
         """Nodes that share an earlier one's statistics."""
         self.num_grades = self.num_grades_reused = 0
 
+    @property
+    def solved(self) -> bool:
+        """Whether a path solves the problem."""
+        return self.num_solutions > 0
+
     def begin(self) -> bool:
         """Takes one simulation from the budget; False when the tree is done."""
         reason = self.stop_reason()
@@ -103,7 +117,7 @@ class Tree:
     def stop_reason(self) -> str | None:
         """Why no further simulation should begin, or None."""
         config = self.config
-        if self.solved and config.stop_when_solved:
+        if config.solutions and self.num_solutions >= config.solutions:
             return "solved"
         if self.root.closed:
             return "exhausted"
@@ -233,16 +247,16 @@ class Tree:
         self.num_expansions += 1
         return True
 
-    def add(self, node: Node, steps: Sequence[Step]) -> Node:
+    def add(self, node: Node, steps: Sequence[Step], num_shared: int = 0) -> Node:
         """Samples become children, equal ones one child with their prior mass added.
 
-        Returns the child that the last sample is.
+        `num_shared` of their tokens were known and cost nothing. Returns the child that the last sample is.
         """
         node.spent = False
         old, config, similar = node.children, self.config, self.similar
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
-        up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
+        up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated - num_shared
         children, known = list(old), [child.step.tokens for child in old]  # type: ignore[union-attr]
         for step in steps:
             tokens = step.tokens
@@ -274,7 +288,8 @@ class Tree:
         if config.root_noise and node is self.root:
             add_noise(children, config, self.rng)
         self.num_expansions += 1
-        self.close(node)
+        if self.index is None:
+            self.close(node)
         return child
 
     def _settle(self, child: Node, step: Step) -> None:
@@ -283,8 +298,9 @@ class Tree:
         if step.finish == "end":
             child.status = Status.TERMINAL
             child.grade = self._grade(child)
-            if child.grade.exact and not self.solved:
-                self.solved = True
+            if child.grade.exact:
+                self.num_solutions += 1
+            if child.grade.exact and self.num_solutions == 1:
                 self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
         elif (
             step.finish == "length"

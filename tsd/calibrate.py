@@ -1,0 +1,82 @@
+"""A model's calibration for index search: made by sampling it, and kept beside its weights.
+
+Knows nothing about training; generators keep a calibration up while the policy moves.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tsd.config import Config
+from tsd.engine import Generation
+from tsd.model.files import CALIBRATION_FILE
+from tsd.protocols import Engine, Task
+from tsd.search import Calibration
+from tsd.search.calibration import strength_of
+from tsd.types import Problem
+
+NUM_PROBLEMS, NUM_SAMPLES = 250, 32
+"""How many problems of the training set are sampled, and how often each."""
+NUM_IN_FLIGHT = 16
+
+
+async def calibrate(generation: Generation, task: Task, config: Config) -> Calibration:
+    """From whole paths of an engine that has been entered, sampled step by step: 8,000 of them."""
+    problems = list(task.problems("train", NUM_PROBLEMS, config.seed))
+    calibration, num_solved = Calibration(), list[int]()
+    waiting = iter(problems)
+
+    async def worker() -> None:
+        for problem in waiting:
+            paths = [_path(generation, task, config, problem) for _ in range(NUM_SAMPLES)]
+            found = await asyncio.gather(*paths)
+            num_solved.append(sum(solved for *_, solved in found))
+            for values, lengths, solved in found:
+                calibration.add(values, lengths, solved, fades=False)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(NUM_IN_FLIGHT):
+            group.create_task(worker(), name=f"calibrate {number}")
+    calibration.strength = strength_of(num_solved, NUM_SAMPLES)
+    return calibration
+
+
+async def _path(
+    generation: Generation, task: Task, config: Config, problem: Problem
+) -> tuple[Sequence[float], Sequence[int], bool]:
+    """One path of the policy: V after each of its steps, their lengths, and whether it solves the problem."""
+    prompt, search = generation.codec.encode(task.prompt(problem, config.task.style)), config.search
+    engine: Engine = generation.engine
+    response: tuple[int, ...] = ()
+    values, lengths = list[float](), list[int]()
+    while (room := search.max_path_tokens - len(response)) > 0:
+        expansion = await engine.expand(prompt + response, 1, min(room, search.max_step_tokens))
+        step = expansion.steps[0]
+        response += step.tokens
+        values.append(step.values[-1])
+        lengths.append(len(step.tokens))
+        if step.finish == "end":
+            return values, lengths, task.grade(problem, generation.codec.decode(response)).exact
+        if step.finish == "length":
+            break
+    return values, lengths, False
+
+
+def load_calibration(directory: Path | None) -> Calibration:
+    """Of a model directory; what is believed of any model where there is none. Raises ValueError for a damaged file."""
+    path = directory / CALIBRATION_FILE if directory else None
+    if path is None or not path.is_file():
+        return Calibration()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is no calibration: {error}; delete it, and `tsd calibrate` makes another") from None
+
+
+def save_calibration(calibration: Calibration, directory: Path) -> None:
+    """Beside a model's weights."""
+    partial = directory / f"{CALIBRATION_FILE}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
+    partial.rename(directory / CALIBRATION_FILE)

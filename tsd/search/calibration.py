@@ -1,0 +1,103 @@
+"""What V is worth: how often a state of so much V was solved from, and how many tokens its paths still took.
+
+Counts, learned from paths that were samples of the policy and were run to their end, whatever V said on the way; old
+paths fade as the policy moves. Knows nothing about trees: a path is V and tokens left after each of its steps.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+DEEPEST = 5
+"""States of this depth and deeper are counted as one."""
+BINS = 10
+"""Bins of V in a unit."""
+NEIGHBOURS = ((0, 1.0), (-1, 0.5), (1, 0.5))
+"""Bins that a state is judged by, and with what weight."""
+KEPT_OF_STATES, KEPT_OF_PATHS = 0.995, 0.999
+"""What is left of the old counts when a path is added to a bin, and to the whole."""
+
+
+class Counts(msgspec.Struct):
+    """Of paths that came by; all of them fade, so they are no whole numbers."""
+
+    num_paths: float = 0.0
+    num_solved: float = 0.0
+    num_tokens: float = 0.0
+    """Generated after that."""
+
+    def add(self, solved: bool, num_tokens: float, kept: float) -> None:
+        self.num_paths = self.num_paths * kept + 1
+        self.num_solved = self.num_solved * kept + solved
+        self.num_tokens = self.num_tokens * kept + num_tokens
+
+
+class Calibration(msgspec.Struct):
+    """The default is what is believed of a model that nobody has looked at: one path in ten is right, V is no sign."""
+
+    paths: Counts = msgspec.field(default_factory=lambda: Counts(2.0, 0.2, 100.0))
+    """Of whole paths, from the prompt."""
+    strength: float = 1.0
+    """How many failed paths it takes to halve the hope for a problem: a + b of the Beta distribution that the problems'
+    own solve rates have."""
+    states: dict[str, Counts] = {}
+    """By depth and bin of V."""
+
+    @property
+    def solve_rate(self) -> float:
+        """Of a path from the prompt."""
+        return self.paths.num_solved / self.paths.num_paths
+
+    @property
+    def path_tokens(self) -> float:
+        """Of a path from the prompt, on average."""
+        return self.paths.num_tokens / self.paths.num_paths
+
+    def judge(self, depth: int, value: float) -> tuple[float, float]:
+        """The chance that a path from a state is right, and the tokens that it will still take.
+
+        From the bins around V; a bin that holds little is judged by the whole, which counts as one path more.
+        """
+        num_paths, num_solved, num_tokens = 1.0, self.solve_rate, self.path_tokens
+        centre = round(value * BINS)
+        for offset, weight in NEIGHBOURS:
+            counts = self.states.get(_key(depth, centre + offset))
+            if counts is not None:
+                num_paths += weight * counts.num_paths
+                num_solved += weight * counts.num_solved
+                num_tokens += weight * counts.num_tokens
+        return num_solved / num_paths, num_tokens / num_paths
+
+    def add(self, values: Sequence[float], lengths: Sequence[int], solved: bool, *, fades: bool = True) -> None:
+        """A path that was run to its end: V after each of its steps, and the tokens of each.
+
+        Older paths fade for it, unless they are all of one policy.
+        """
+        left = sum(lengths)
+        self.paths.add(solved, left, KEPT_OF_PATHS if fades else 1.0)
+        for depth, (value, length) in enumerate(zip(values, lengths, strict=True), start=1):
+            left -= length
+            if left:  # after the last step there is no state to be judged
+                counts = self.states.setdefault(_key(depth, round(value * BINS)), Counts())
+                counts.add(solved, left, KEPT_OF_STATES if fades else 1.0)
+
+    def fade(self, num_paths: float) -> None:
+        """What it knows counts as at most so many paths from here on: the policy is about to move."""
+        kept = min(1.0, num_paths / self.paths.num_paths)
+        for counts in (self.paths, *self.states.values()):
+            counts.num_paths *= kept
+            counts.num_solved *= kept
+            counts.num_tokens *= kept
+
+
+def _key(depth: int, centre: int) -> str:
+    return f"{min(depth, DEEPEST)} {centre}"
+
+
+def strength_of(num_solved: Sequence[int], num_samples: int) -> float:
+    """a + b of the Beta distribution of problems' solve rates, by its moments, from samples of each problem."""
+    rates = [count / num_samples for count in num_solved]
+    mean = sum(rates) / len(rates)
+    spread = sum((rate - mean) ** 2 for rate in rates) / len(rates)
+    between = spread - mean * (1 - mean) / num_samples  # less what samples of one and the same rate would spread
+    return max(0.5, mean * (1 - mean) / max(between, 1e-6) - 1)

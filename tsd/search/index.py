@@ -1,0 +1,112 @@
+"""Search by index: one more step from the state that promises most solutions per token, and never the same step twice.
+
+    index = P(solve) * unsampled ** 2 / (1 + failed / 2) / tokens left
+
+P(solve) and the tokens that a path from there still takes are the calibration's, by depth and V; `unsampled` is the
+policy's probability of a step that is not yet known there; `failed` counts paths below that ended wrong, and one that
+was given up as 1 - P. The prompt's own chance is the mean of a Beta posterior over problems, which falls with each path
+that failed. A path is followed as long as its own index is the highest, given up for another, and resumed, by this one
+rule. With several agents a place that is being sampled from counts as known.
+
+This is an index policy, as Gittins' for bandits (1979), with learned rewards; nothing here proves it optimal.
+"""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from tsd.search.calibration import Calibration
+from tsd.search.node import Node
+from tsd.search.unsampled import NOTHING, Unsampled
+
+MASS_POWER = 2
+FAIL_WEIGHT = 0.5
+OVERLAP = 0.05
+"""Tokens under way on one tree, as a share of those it has cost: they know nothing of each other, and what is under way
+when the solution comes was for nothing. So a tree that has cost little is searched by few of its agents at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Prospect:
+    """A state from which search may go on."""
+
+    node: Node
+    up: "Prospect | None"
+    """None at the root."""
+    chance: float
+    """P(solve) when it was sampled."""
+    tokens_left: float
+    num_failed: float = 0.0
+    unsampled: Unsampled = field(default_factory=Unsampled)
+
+    def fail(self, share: float) -> None:
+        """A path below it was a failure, or is by this share."""
+        prospect: Prospect | None = self
+        while prospect is not None:
+            prospect.num_failed += share
+            prospect = prospect.up
+
+
+class Index:
+    """All prospects of one tree."""
+
+    def __init__(self, root: Node, calibration: Calibration, *, learns: bool, seed: int) -> None:
+        self.calibration, self.learns = calibration, learns
+        """Whether each tree's first path, a plain sample, is run to its end for the calibration to learn from."""
+        self.rng = random.Random(seed)
+        self.root = Prospect(root, None, calibration.solve_rate, calibration.path_tokens)
+        self.prospects = {root: self.root}
+        self.num_under_way = 0
+        self.num_begun = 0
+        """Paths."""
+        self._change = asyncio.Event()
+
+    def __call__(self, prospect: Prospect) -> float:
+        """Solutions per token that are to be expected of one more step from there; 0 where nothing is left."""
+        mass = prospect.unsampled.mass
+        if mass < NOTHING or prospect.node.closed:
+            return 0.0
+        if prospect.up is None:
+            strength = self.calibration.strength
+            return prospect.chance * strength / (strength + prospect.num_failed) / prospect.tokens_left
+        seen = 1 + FAIL_WEIGHT * prospect.num_failed
+        return prospect.chance * mass**MASS_POWER / seen / max(1.0, prospect.tokens_left)
+
+    def best(self) -> Prospect | None:
+        """The one with the highest index, the oldest of equals; None where nothing is left to sample."""
+        best = max(self.prospects.values(), key=self)
+        return best if self(best) > 0 else None
+
+    def is_best(self, prospect: Prospect) -> bool:
+        """Whether no other is higher."""
+        own = self(prospect)
+        return own > 0 and all(own >= self(other) for other in self.prospects.values())
+
+    def enter(self, node: Node, up: Prospect) -> Prospect:
+        """A state becomes a prospect, or is one already."""
+        known = self.prospects.get(node)
+        if known is not None:
+            return known
+        assert node.step is not None
+        chance, tokens_left = self.calibration.judge(node.depth, node.step.values[-1])
+        prospect = self.prospects[node] = Prospect(node, up, chance, tokens_left)
+        return prospect
+
+    def begins_whole(self) -> bool:
+        """Counts a path that begins, and says whether it is to be run to its end."""
+        self.num_begun += 1
+        return self.learns and self.num_begun == 1
+
+    def has_room(self, num_generated: int, num_expansions: int) -> bool:
+        """Whether one more step may be under way beside the others."""
+        step_tokens = num_generated / max(1, num_expansions)
+        return not self.num_under_way or self.num_under_way * step_tokens <= OVERLAP * num_generated
+
+    async def change(self) -> None:
+        """Waits until a step under way has come, or has failed."""
+        await self._change.wait()
+
+    def changed(self) -> None:
+        """Lets all go on who wait for a change."""
+        self._change.set()
+        self._change = asyncio.Event()
