@@ -4,10 +4,11 @@ Recursive, over dictionaries, with nothing kept that can be computed anew. Share
 """
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
-from tsd.types import Expansion
+from tsd.types import Expansion, Step
 
 State = tuple[int, ...]
 
@@ -72,3 +73,91 @@ def oracle(
             break
         visit((), 0)
     return {state: (len(values), sum(values) / len(values)) for state, values in returns.items()}
+
+
+def oracle_index(
+    prompt: State,
+    answer: Callable[[State, int, State], Expansion],
+    solves: Callable[[State], bool],
+    judge: Callable[[int, float], tuple[float, float]],
+    *,
+    seed: int,
+    root: tuple[float, float, float],
+    budget: int,
+    max_depth: int,
+    max_step_tokens: int,
+    max_path_tokens: int,
+) -> list[tuple[State, State]]:
+    """Search by index with one agent: every state it asks the engine about, and the tokens it excludes there.
+
+    `root` is the chance of a path from the prompt, its tokens, and the strength of that belief.
+    """
+    rng = random.Random(seed)
+    steps: dict[State, list[Any]] = {(): []}  # of every open response, the steps known to follow it
+    failed: dict[State, float] = {(): 0.0}
+    above: dict[State, State] = {}
+    judged: dict[State, tuple[float, float]] = {}
+    asked: list[tuple[State, State]] = []
+    spent = 0
+
+    def places(response: State) -> dict[State, tuple[float, dict[int, float]]]:
+        found: dict[State, tuple[float, dict[int, float]]] = {(): (1.0, {})}
+        for one in steps[response]:
+            for i in range(len(one.tokens)):
+                reach = math.prod(math.exp(logprob) for logprob in one.logprobs[:i])
+                found.setdefault(one.tokens[:i], (reach, {}))[1][one.tokens[i]] = math.exp(one.logprobs[i])
+        return found
+
+    def masses(response: State) -> dict[State, float]:
+        return {at: max(0.0, reach * (1 - sum(known.values()))) for at, (reach, known) in places(response).items()}
+
+    def index(response: State) -> float:
+        mass = sum(masses(response).values())
+        if mass < 1e-6:
+            return 0.0
+        if response == ():
+            chance, tokens, strength = root
+            return chance * strength / (strength + failed[()]) / tokens
+        chance, tokens = judged[response]
+        return chance * mass**2 / (1 + failed[response] / 2) / max(1.0, tokens)
+
+    def fail(response: State, share: float) -> None:
+        failed[response] += share
+        if response != ():
+            fail(above[response], share)
+
+    def depth(response: State) -> int:
+        return 0 if response == () else 1 + depth(above[response])
+
+    while spent < budget:
+        response = max(steps, key=index)
+        if index(response) == 0:
+            break
+        while True:
+            found = masses(response)
+            (at,) = rng.choices(list(found), list(found.values()))
+            excluded = tuple(sorted(places(response)[at][1]))
+            asked.append(((*prompt, *response, *at), excluded))
+            room = min(max_step_tokens, max_path_tokens - len(response)) - len(at)
+            (rest,) = answer((*prompt, *response, *at), room, excluded).steps
+            spent += len(rest.tokens)
+            begun = next((one for one in steps[response] if one.tokens[: len(at)] == at), rest)
+            one = Step(
+                at + rest.tokens,
+                [*begun.logprobs[: len(at)], *rest.logprobs],
+                [*begun.values[: len(at)], *rest.values],
+                rest.finish,
+                0,
+            )
+            steps[response].append(one)
+            new = response + one.tokens
+            if one.finish != "step" or depth(response) + 1 >= max_depth:
+                fail(response, 0.3 if one.finish == "end" and solves(new) else 1.0)
+                break
+            steps[new], failed[new], above[new] = [], 0.0, response
+            judged[new] = judge(depth(new), one.values[-1])
+            if spent >= budget or any(index(other) > index(new) for other in steps):
+                fail(response, 1 - judged[new][0])
+                break
+            response = new
+    return asked

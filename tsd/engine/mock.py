@@ -5,10 +5,11 @@ else happened. For tests and for trying the pipeline in seconds.
 """
 
 import asyncio
+import math
 import random
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,6 @@ from tsd.errors import EngineError, WeightsError
 from tsd.model.files import MOCK_FILE
 from tsd.tasks.arithmetic import Move, Term, moves, start
 from tsd.types import Expansion, Finish, Step, WeightUpdate
-
-LOGPROB = -0.25
 
 
 class CharCodec:
@@ -57,9 +56,13 @@ class MockEngine:
         self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
     ) -> Expansion:
         text, rng = self._begin(state)
+        before, begun = _split(text)
+        known = frozenset(map(chr, excluded))
         await asyncio.sleep(self.latency_s)
-        steps = [self._step(text, rng, max_tokens) for _ in range(num_samples)]
-        return Expansion(self._value(text), tuple(steps))
+        steps = [
+            self._step(before, begun, self._write(before, rng, begun, known), max_tokens) for _ in range(num_samples)
+        ]
+        return Expansion(self._value(before), tuple(steps))
 
     async def sample(self, state: Sequence[int], num_samples: int, max_tokens: int) -> tuple[Step, ...]:
         text, rng = self._begin(state)
@@ -78,32 +81,63 @@ class MockEngine:
         return text, random.Random(f"{self.seed} {self._num_calls[text]} {text}")
 
     def _response(self, text: str, rng: random.Random, max_tokens: int) -> Step:
-        written = ""
-        while "</answer>" not in written and len(written) < max_tokens:
-            written += self._write(text + written, rng)
-        return self._sampled(text, written, max_tokens)
+        steps: list[Step] = []
+        left = max_tokens
+        while left > 0 and not (steps and steps[-1].finish == "end"):
+            steps.append(self._step(text, "", self._write(text, rng), left))
+            text += "".join(map(chr, steps[-1].tokens))
+            left -= len(steps[-1].tokens)
+        tokens = tuple(token for step in steps for token in step.tokens)
+        logprobs = array("f", (logprob for step in steps for logprob in step.logprobs))
+        values = array("f", (value for step in steps for value in step.values))
+        return Step(tokens, logprobs, values, "end" if steps[-1].finish == "end" else "length", self.version)
 
-    def _step(self, text: str, rng: random.Random, max_tokens: int) -> Step:
-        return self._sampled(text, self._write(text, rng), max_tokens)
-
-    def _sampled(self, text: str, written: str, max_tokens: int) -> Step:
-        cut = written[:max_tokens]
+    def _step(self, before: str, begun: str, written: str, max_tokens: int) -> Step:
+        """What follows `begun` of a step or an answer that is `written` whole after the state `before`."""
+        cut = written[len(begun) :][:max_tokens]
         whole: Finish = "end" if written.endswith("</answer>") else "step"
-        size = len(cut)
-        logprobs, values = array("f", [LOGPROB]) * size, array("f", [self._value(text)]) * size
-        return Step(tuple(map(ord, cut)), logprobs, values, whole if cut == written else "length", self.version)
+        finish: Finish = whole if begun + cut == written else "length"
+        values = array("f", [self._value(before)]) * len(cut)
+        if finish == "step":
+            values[-1] = self._value(before + written)  # a model knows where a step leads before it is closed
+        logprobs = array("f", self._logprobs(before, begun, cut))
+        return Step(tuple(map(ord, cut)), logprobs, values, finish, self.version)
 
-    def _write(self, text: str, rng: random.Random) -> str:
-        """The next step, or the answer when one number is left."""
+    def _write(self, text: str, rng: random.Random, begun: str = "", excluded: frozenset[str] = frozenset()) -> str:
+        """The next step, or the answer when one number is left; it starts as `begun`, and not `excluded` after that."""
+        if begun or excluded:
+            chances = self._chances(text, begun)
+            new = [written for written in chances if written[len(begun)] not in excluded] or list(chances)
+            return rng.choices(new, [chances[written] for written in new])[0]
         table, target = _read(text)
         if len(table) == 1:
             return f"<answer>{table[0].expression}</answer>"
         choices = list(moves(table))
         if rng.random() < self.solve_rate:
             choices = [move for move in choices if _reachable(_values(move.table), target)] or choices
-        move = rng.choice(choices)
-        left = " ".join(str(term.value) for term in move.table)
-        return f"<step>{move.left.value}{move.operator}{move.right.value}={move.result.value}|{left}</step>"
+        return _step_text(rng.choice(choices))
+
+    def _chances(self, text: str, begun: str) -> dict[str, float]:
+        """Everything that starts as `begun` and may be written next; how likely each is, before that was begun."""
+        table, target = _read(text)
+        if len(table) == 1:
+            return {f"<answer>{table[0].expression}</answer>": 1.0}
+        every = list(moves(table))
+        good = [move for move in every if _reachable(_values(move.table), target)] or every
+        chances: dict[str, float] = {}
+        for share, choices in ((1 - self.solve_rate, every), (self.solve_rate, good)):
+            for move in choices:
+                if (written := _step_text(move)).startswith(begun):
+                    chances[written] = chances.get(written, 0.0) + share / len(choices)
+        return chances
+
+    def _logprobs(self, before: str, begun: str, cut: str) -> Iterator[float]:
+        """Of each character of `cut`, which follows `begun`."""
+        chances = self._chances(before, begun)
+        for end in range(len(begun), len(begun) + len(cut)):
+            left = {written: one for written, one in chances.items() if written.startswith((begun + cut)[: end + 1])}
+            yield math.log(sum(left.values()) / sum(chances.values()))
+            chances = left
 
     def _value(self, text: str) -> float:
         table, target = _read(text)
@@ -111,6 +145,18 @@ class MockEngine:
         if not self.value_noise:
             return value
         return max(-1.0, min(1.0, value + random.Random(f"{self.seed} {text}").gauss(0.0, self.value_noise)))
+
+
+def _split(text: str) -> tuple[str, str]:
+    """A state, and what of the next step or answer has been written after it."""
+    prompt, colon, response = text.partition(":")
+    steps, closed, begun = response.rpartition("</step>")
+    return prompt + colon + steps + closed, begun
+
+
+def _step_text(move: Move) -> str:
+    left = " ".join(str(term.value) for term in move.table)
+    return f"<step>{_written(move)}|{left}</step>"
 
 
 def _values(table: tuple[Term, ...]) -> tuple[int, ...]:

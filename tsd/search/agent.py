@@ -8,15 +8,13 @@ import asyncio
 from array import array
 
 from tsd.protocols import Engine
-from tsd.search.index import Index, Prospect
+from tsd.search.index import SOLVED_FAILS, Index, Prospect
 from tsd.search.node import Node, Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
 from tsd.types import Step
 
 OPEN = Status.OPEN
-SOLVED_FAILS = 0.3
-"""How much of a failure a solution counts as, under index search: where more are wanted, others may be elsewhere."""
 MAX_RESELECTIONS = 4
 """Times a simulation looks for another leaf, under `reselect`, before it waits after all."""
 

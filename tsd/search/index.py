@@ -13,14 +13,17 @@ This is an index policy, as Gittins' for bandits (1979), with learned rewards; n
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tsd.search.calibration import Calibration
-from tsd.search.node import Node
+from tsd.search.node import Node, Status
 from tsd.search.unsampled import NOTHING, Unsampled
 
 MASS_POWER = 2
 FAIL_WEIGHT = 0.5
+SOLVED_FAILS = 0.3
+"""How much of a failure a solution counts as: where more than one is wanted, others may be elsewhere."""
 OVERLAP = 0.05
 """Tokens under way on one tree, as a share of those it has cost: they know nothing of each other, and what is under way
 when the solution comes was for nothing. So a tree that has cost little is searched by few of its agents at once."""
@@ -91,6 +94,20 @@ class Index:
         chance, tokens_left = self.calibration.judge(node.depth, node.step.values[-1])
         prospect = self.prospects[node] = Prospect(node, up, chance, tokens_left)
         return prospect
+
+    def learn_of(self, nodes: Sequence[Node]) -> None:
+        """Nodes of a saved tree, parents first: what is known of them, and what failed, as far as the tree tells."""
+        for node in nodes:
+            assert node.parent is not None
+            assert node.step is not None
+            up = self.prospects[node.parent]
+            up.unsampled.add(node.step)
+            if node.status is not Status.OPEN:
+                up.fail(SOLVED_FAILS if node.grade is not None and node.grade.exact else 1.0)
+            elif not node.made:
+                up.fail(1 - self.enter(node, up).chance)
+            else:
+                self.enter(node, up)
 
     def begins_whole(self) -> bool:
         """Counts a path that begins, and says whether it is to be run to its end."""

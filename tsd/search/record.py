@@ -10,6 +10,7 @@ from weakref import ref
 import msgspec
 
 from tsd.config import SearchConfig
+from tsd.search.calibration import Calibration
 from tsd.search.node import Node, State, Status
 from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
@@ -114,13 +115,14 @@ def resume(
     config: SearchConfig,
     *,
     read: Callable[[Sequence[int]], Position] | None = None,
+    calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Tree:
     """The tree as it was, to be grown on: up to `config.simulations`, those it has had included.
 
     Raises ValueError for a list of nodes that is no tree.
     """
-    tree = Tree(saved.prompt, grade, config, read=read, seed=seed)
+    tree = Tree(saved.prompt, grade, config, read=read, calibration=calibration, seed=seed)
     nodes: list[Node] = []
     for i, saved_node in enumerate(saved.nodes):
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
@@ -133,8 +135,10 @@ def resume(
             node.state.nodes.append(ref(node))
     for node in reversed(nodes):
         node.closed = node.status is not Status.OPEN
-        if node.children:
+        if node.children and tree.index is None:
             tree.close(node)
+    if tree.index is not None:
+        tree.index.learn_of(nodes[1:])
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated = saved.num_expansions, saved.num_generated
     tree.num_solutions = sum(one.grade.exact for one in nodes if one.grade)

@@ -1,0 +1,231 @@
+"""Search by index: against a second, plain implementation, with many agents, and under faults."""
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.oracle import oracle_index
+from tsd.config import HarvestConfig, SearchConfig
+from tsd.engine.mock import CharCodec, MockEngine
+from tsd.search import Calibration, Status, Tree, grow, harvest, plant, record, resume
+from tsd.search.calibration import Counts
+from tsd.tasks.countdown import Countdown
+from tsd.types import FIRST, Expansion, Grade, Step
+
+CONFIG = SearchConfig(
+    kind="index", agents=1, simulations=10_000, max_tokens=400, solutions=0, max_depth=4, max_step_tokens=3
+)
+END, STEP = 9, 8
+CALIBRATION = Calibration(
+    paths=Counts(100, 10, 700),
+    strength=3.0,
+    states={
+        f"{depth} {centre}": Counts(10, 1 + abs(centre) / 3, 60.0 / depth)
+        for depth in (1, 2, 3)
+        for centre in range(-9, 10)
+    },
+)
+
+
+def weights(state: Sequence[int]) -> dict[int, float]:
+    """A policy of four words, one of which ends a step and one the answer, by all that was written."""
+    rng = random.Random(f"{list(state)}")
+    drawn = {token: rng.random() ** 2 for token in (1, 2, STEP, END)}
+    return {token: weight / sum(drawn.values()) for token, weight in drawn.items()}
+
+
+def value(state: Sequence[int]) -> float:
+    return random.Random(f"v{list(state)}").uniform(-0.9, 0.9)
+
+
+class Likeliest:
+    """Writes the likeliest token each time, the first one not excluded: all that a search asks is then decided."""
+
+    version = 0
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self.latency_s = latency_s
+        self.asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
+        self.asked.append((tuple(state), tuple(sorted(excluded))))
+        await asyncio.sleep(self.latency_s)
+        return self.answer(tuple(state), max_tokens, excluded)
+
+    @staticmethod
+    def answer(state: tuple[int, ...], max_tokens: int, excluded: Sequence[int]) -> Expansion:
+        tokens, logprobs, values = list[int](), list[float](), list[float]()
+        while len(tokens) < max_tokens and not (tokens and tokens[-1] in (STEP, END)):
+            chances = weights((*state, *tokens))
+            allowed = [token for token in chances if tokens or token not in excluded]
+            token = max(allowed, key=chances.__getitem__)
+            values.append(value((*state, *tokens)))
+            tokens.append(token)
+            logprobs.append(math.log(chances[token]))
+        finish: Any = "step" if tokens[-1] == STEP else "end" if tokens[-1] == END else "length"
+        return Expansion(value(state), (Step(tuple(tokens), logprobs, values, finish, 0),))
+
+
+def grade(tokens: Sequence[int]) -> Grade:
+    exact = random.Random(f"g{list(tokens)}").random() < 0.2
+    return Grade(1.0 if exact else -0.5, exact, True)
+
+
+def planted(config: SearchConfig = CONFIG, seed: int = 0, *, learns: bool = False) -> Tree:
+    return Tree((7, seed), grade, config, calibration=CALIBRATION, learns=learns, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed: int) -> None:
+    engine, tree = Likeliest(), planted(seed=seed)
+    await grow(tree, engine)  # type: ignore[arg-type]
+    expected = oracle_index(
+        (7, seed),
+        Likeliest.answer,
+        lambda tokens: grade(tokens).exact,
+        CALIBRATION.judge,
+        seed=seed,
+        root=(CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength),
+        budget=400,
+        max_depth=4,
+        max_step_tokens=3,
+        max_path_tokens=200,
+    )
+    assert len(expected) > 30
+    assert engine.asked == expected
+
+
+@pytest.mark.parametrize("agents", [1, 4, 16])
+async def test_no_step_is_sampled_twice_whatever_the_number_of_agents(agents: int) -> None:
+    tree = planted(replace(CONFIG, agents=agents, max_tokens=2000))
+    reason = await grow(tree, Likeliest(latency_s=0.001))  # type: ignore[arg-type]
+    assert reason in ("tokens", "exhausted")
+    assert tree.num_duplicates == 0
+    responses = [tree.response(node) for node in tree.root.walk()]
+    assert len(responses) == len(set(responses)) == tree.num_nodes
+    assert all(node.in_flight == 0 for node in tree.root.walk())
+    assert tree.index is not None
+    assert tree.index.num_under_way == 0
+
+
+async def test_tokens_that_were_known_are_not_counted_as_generated() -> None:
+    tree = planted()
+    generated = 0
+
+    class Counting(Likeliest):
+        async def expand(
+            self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+        ) -> Expansion:
+            nonlocal generated
+            expansion = await super().expand(state, num_samples, max_tokens, excluded)
+            generated += len(expansion.steps[0].tokens)
+            return expansion
+
+    await grow(tree, Counting())  # type: ignore[arg-type]
+    assert tree.num_generated == generated
+    assert generated < sum(len(node.step.tokens) for node in tree.root.walk() if node.step)
+
+
+async def test_few_agents_work_on_a_tree_that_has_cost_little() -> None:
+    most: dict[bool, int] = {True: 0, False: 0}
+    tree = planted(replace(CONFIG, agents=16, max_tokens=3000))
+
+    class Watching(Likeliest):
+        async def expand(
+            self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+        ) -> Expansion:
+            assert tree.index is not None
+            cheap = tree.num_generated < 100
+            most[cheap] = max(most[cheap], tree.index.num_under_way)
+            return await super().expand(state, num_samples, max_tokens, excluded)
+
+    await grow(tree, Watching(latency_s=0.001))  # type: ignore[arg-type]
+    assert most[True] <= 4
+    assert most[False] > 2 * most[True]
+
+
+async def test_a_tree_with_nothing_new_left_to_sample_is_exhausted() -> None:
+    tree = planted(replace(CONFIG, max_tokens=0, max_depth=1, max_step_tokens=2))
+    assert await grow(tree, Likeliest()) == "exhausted"  # type: ignore[arg-type]
+    assert {tree.response(node) for node in tree.root.children} == {
+        (a, b) if a not in (STEP, END) else (a,) for a in (1, 2, STEP, END) for b in (1, 2, STEP, END)
+    }
+
+
+async def test_the_first_path_of_a_tree_that_teaches_is_run_to_its_end() -> None:
+    calibration = Calibration()
+    for seed in range(20):
+        before = calibration.paths.num_paths
+        tree = Tree((7, seed), grade, replace(CONFIG, simulations=1), calibration=calibration, learns=True, seed=seed)
+        await grow(tree, Likeliest())  # type: ignore[arg-type]
+        assert any(node.status is not Status.OPEN for node in tree.root.walk()), "it ended"
+        assert calibration.paths.num_paths == pytest.approx(before * 0.999 + 1)
+
+
+async def test_errors_and_cancellations_leave_nothing_under_way() -> None:
+    rng = random.Random(0)
+    for seed in range(30):
+        tree = planted(replace(CONFIG, agents=8, max_tokens=3000), seed)
+
+        class Failing(Likeliest):
+            async def expand(
+                self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+            ) -> Expansion:
+                if rng.random() < 0.05:
+                    raise OSError("the engine is gone")
+                return await super().expand(state, num_samples, max_tokens, excluded)
+
+        with pytest.raises(ExceptionGroup, match="unhandled errors"):
+            await grow(tree, Failing(latency_s=0.0001))  # type: ignore[arg-type]
+        assert tree.index is not None
+        assert tree.index.num_under_way == 0
+        assert all(node.in_flight == 0 for node in tree.root.walk())
+        assert all(not prospect.unsampled.taken for prospect in tree.index.prospects.values())
+
+
+async def test_a_saved_tree_goes_on_without_sampling_what_it_knows() -> None:
+    tree = planted()
+    await grow(tree, Likeliest())  # type: ignore[arg-type]
+    again = resume(record(tree), grade, replace(CONFIG, max_tokens=800), calibration=CALIBRATION)
+    assert again.index is not None
+    assert tree.index is not None
+    assert len(again.index.prospects) == len(tree.index.prospects)
+    await grow(again, Likeliest())  # type: ignore[arg-type]
+    assert again.num_nodes > tree.num_nodes
+    assert again.num_duplicates == 0
+
+
+async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below() -> None:
+    tree = planted(replace(CONFIG, max_tokens=100))
+    engine = Likeliest()
+    await grow(tree, engine)  # type: ignore[arg-type]
+    (trie,) = await harvest(tree, engine, HarvestConfig(), random.Random(0))  # type: ignore[arg-type]
+    reach = [1.0] * len(trie.steps)
+    for i, (one, parent) in enumerate(zip(trie.steps, trie.parents, strict=True)):
+        reach[i] = (1.0 if parent == FIRST else reach[parent]) * math.exp(sum(one.logprobs))
+        assert trie.visits[i] == max(1, round(100 * reach[i]))
+    for i, one in enumerate(trie.steps):
+        below = [j for j, parent in enumerate(trie.parents) if parent == i]
+        if below:
+            chances = {j: math.exp(sum(trie.steps[j].logprobs)) for j in below}
+            rest = max(0.0, 1 - sum(chances.values()))
+            assert trie.q[i] == pytest.approx(sum(chances[j] * trie.q[j] for j in below) + rest * one.values[-1])
+
+
+async def test_the_mock_engine_is_searched_without_repeats_and_solves_more_than_it_samples() -> None:
+    task, codec = Countdown(), CharCodec()
+    config = replace(CONFIG, max_tokens=600, solutions=1, max_depth=12, max_step_tokens=64)
+    solved = 0
+    for seed, problem in enumerate(task.problems("validation", 20, 0)):
+        tree = plant(problem, task, codec, "compact", config, calibration=CALIBRATION, seed=seed)
+        await grow(tree, MockEngine(solve_rate=0.2, seed=seed))
+        assert tree.num_duplicates == 0
+        solved += tree.solved
+    assert solved >= 15
