@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.test_search import check_counts, graded, node, plant, selected
 from tsd.config import HarvestConfig, SearchConfig
-from tsd.search import Reserve, Status, Tree, grow, harvest, record, resume, subtree
+from tsd.search import Status, Tree, grow, harvest, record, resume, subtree
 from tsd.search.gumbel import considered_visits
 from tsd.types import Expansion, Grade, Position
 
@@ -187,36 +187,6 @@ def test_a_path_that_the_task_calls_decided_ends_there_with_its_outcome() -> Non
     decided = [one for one in tree.root.walk() if one.status is Status.TERMINAL]
     assert {(sum(tree.response(one)), one.end_value) for one in decided} == {(4, -0.3)}
     assert all(sum(state[1:]) != 4 for state in engine.expanded)
-
-
-def test_what_an_ended_tree_leaves_goes_to_others_of_its_reserve_up_to_twice_their_budget() -> None:
-    reserve = Reserve()
-
-    def tree(reward: float) -> Tree:
-        config = replace(CONFIG, simulations=20, stop_when_solved=True, max_depth=60)
-        return Tree((7,), lambda tokens: graded(reward), config, reserve=reserve)
-
-    grown(tree(1.0), lambda state: Expansion(0.0, (step(1, finish="end"), step(2))))
-    assert reserve.num_simulations == 19
-    poor = tree(0.0)
-    grown(poor, lambda state: Expansion(0.0, (step(1), step(2))))
-    assert (poor.num_simulations, reserve.num_simulations) == (39, 0)
-    reserve.num_simulations = 100
-    greedy = tree(0.0)
-    grown(greedy, lambda state: Expansion(0.0, (step(1), step(2))))
-    assert (greedy.num_simulations, reserve.num_simulations) == (40, 80)
-
-
-def test_asking_why_a_tree_stopped_takes_nothing_from_the_reserve() -> None:
-    """Another tree may give back between the last agent's end and the question."""
-    reserve = Reserve()
-    tree = Tree((7,), lambda tokens: graded(0.0), replace(CONFIG, simulations=5, max_depth=60), reserve=reserve)
-    grown(tree, wide)
-    reserve.num_simulations = 3
-    assert tree.stop_reason() == "simulations"
-    assert reserve.num_simulations == 3
-    assert tree.begin()
-    assert reserve.num_simulations == 2
 
 
 def test_a_resumed_tree_knows_its_states_again() -> None:

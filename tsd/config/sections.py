@@ -112,8 +112,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Budget of a tree in generated tokens; 0 for none."""
     time_limit_s: NotNegative = 0.0
     """Budget of a tree in seconds; 0 for none."""
-    share_budget: bool = False
-    """Leave what an ended tree did not use to the generator's other trees, each at most its own budget again."""
     max_depth: Count = 12
     """Deepest node, in steps."""
     max_step_tokens: Count = 64

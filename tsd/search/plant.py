@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tsd.config import SearchConfig
 from tsd.protocols import Grader, PromptStyle, Task, TextCodec
 from tsd.search.similar import Similar, find_embedding
-from tsd.search.tree import Reserve, Tree
+from tsd.search.tree import Tree
 from tsd.types import Grade, Position, Problem
 
 
@@ -17,7 +17,6 @@ def plant(
     config: SearchConfig,
     *,
     grader: Grader | None = None,
-    reserve: Reserve | None = None,
     seed: int = 0,
 ) -> Tree:
     """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade.
@@ -39,4 +38,4 @@ def plant(
         embed = find_embedding(config.embedding)
         similar = Similar(lambda tokens: embed(codec.decode(tokens)), config.merge_similar)
     prompt = codec.encode(task.prompt(problem, style))
-    return Tree(prompt, grade, config, read=read, reserve=reserve, similar=similar, seed=seed)
+    return Tree(prompt, grade, config, read=read, similar=similar, seed=seed)

@@ -7,7 +7,6 @@ about engines, coroutines or what the tokens say.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from weakref import ref
 
 from tsd.config import SearchConfig
@@ -16,13 +15,6 @@ from tsd.search.node import Node, State, Status
 from tsd.search.prior import add_noise, set_priors
 from tsd.search.similar import Similar
 from tsd.types import Expansion, Grade, Position, Step
-
-
-@dataclass(slots=True)
-class Reserve:
-    """Simulations that ended trees did not need. Trees of one reserve may go on with them past their own budget."""
-
-    num_simulations: int = 0
 
 
 class Tree:
@@ -35,8 +27,8 @@ class Tree:
 
     # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
     __slots__ = (
-        *("prompt", "grade", "config", "read", "reserve", "similar", "rng", "root", "gumbel", "states", "grades"),
-        *("budget", "expired", "solved", "q_range", "_q_low", "_q_high", "_arrivals"),
+        *("prompt", "grade", "config", "read", "similar", "rng", "root", "gumbel", "states", "grades"),
+        *("expired", "solved", "q_range", "_q_low", "_q_high", "_arrivals"),
         *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
         *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
         *("num_grades", "num_grades_reused", "__weakref__"),
@@ -49,20 +41,18 @@ class Tree:
         config: SearchConfig,
         *,
         read: Callable[[Sequence[int]], Position] | None = None,
-        reserve: Reserve | None = None,
         similar: Similar | None = None,
         seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
-        self.reserve, self.similar, self.rng = reserve, similar, random.Random(seed)
+        self.similar, self.rng = similar, random.Random(seed)
         self.root = Node(up=None, step=None, prior=1.0)
         self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
         self.states: dict[str, State] = {}
         """Of open nodes, by the task's key."""
         self.grades: dict[str, Grade] = {}
         """Of answers, by the task's key."""
-        self.budget = config.simulations
         self.expired = False
         """Its time is up."""
         self.solved = False
@@ -94,8 +84,7 @@ class Tree:
 
     def begin(self) -> bool:
         """Takes one simulation from the budget; False when the tree is done."""
-        reason = self.stop_reason()
-        if reason is not None and not (reason == "simulations" and self._draw_on_reserve()):
+        if self.stop_reason() is not None:
             return False
         self.num_simulations += 1
         return True
@@ -111,23 +100,9 @@ class Tree:
             return "seconds"
         if config.max_tokens and self.num_generated >= config.max_tokens:
             return "tokens"
-        if self.num_simulations >= self.budget:
+        if self.num_simulations >= config.simulations:
             return "simulations"
         return None
-
-    def give_back(self) -> None:
-        """Leaves what is left of the budget to the other trees of the reserve."""
-        if self.reserve is not None:
-            self.reserve.num_simulations += self.budget - self.num_simulations
-            self.budget = self.num_simulations
-
-    def _draw_on_reserve(self) -> bool:
-        """One simulation more, up to twice what the tree was given."""
-        if self.reserve is None or not self.reserve.num_simulations or self.budget >= 2 * self.config.simulations:
-            return False
-        self.reserve.num_simulations -= 1
-        self.budget += 1
-        return True
 
     def state(self, node: Node) -> tuple[int, ...]:
         """Prompt and response up to a node, as the engine takes it."""
