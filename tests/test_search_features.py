@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.fakes import ScriptedEngine, VirtualClockLoop, step
-from tests.test_search import check_counts, graded, node, plant, selected
+from tests.test_search import check_counts, graded, plant
 from tsd.config import HarvestConfig, SearchConfig
 from tsd.search import Status, Tree, grow, harvest, record, resume, subtree
 from tsd.search.gumbel import considered_visits
@@ -48,17 +48,6 @@ def test_the_gumbel_root_halves_its_steps_and_spends_most_on_the_best(agents: in
     assert sum(visits.values()) == 64
     assert sorted(visits.values()) == [8, 8, 24, 24]
     assert visits[1] == 24
-
-
-def test_min_max_scaling_makes_small_differences_of_value_count() -> None:
-    """Two children whose values differ by 0.02 in a tree that has seen nothing else: scaled, the better one wins."""
-    for scaled in (False, True):
-        tree = plant(replace(CONFIG, min_max_q=scaled, c_puct=1.0))
-        tree.root.visits = tree.root.passed = 21
-        good, rare = node(tree.root, 0.5, 12, 0.01), node(tree.root, 0.5, 8, -0.01)
-        for value in (0.01, -0.01):
-            tree.backup([], value)
-        assert selected(tree) is (good if scaled else rare)
 
 
 def test_root_noise_moves_the_priors_and_is_the_same_for_the_same_seed() -> None:

@@ -86,7 +86,6 @@ settings_of_search = st.builds(
     prior=st.sampled_from(["multiplicity", "softmax", "length-normalised"]),
     root=st.sampled_from(["puct", "gumbel"]),
     root_noise=st.sampled_from([0.0, 0.25]),
-    min_max_q=st.booleans(),
     widen=st.sampled_from(["never", "spent", "always"]),
     transpositions=st.booleans(),
 )

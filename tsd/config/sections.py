@@ -120,8 +120,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
     c_puct: NotNegative = 1.5
     """Weight of the exploration term."""
-    c_puct_base: NotNegative = 0.0
-    """AlphaZero's log schedule, c + log((1 + N + base) / base); 0 keeps c constant."""
     fpu_reduction: NotNegative = 0.2
     """First-play urgency: a child not yet visited is worth its parent's Q less this."""
     in_flight: Literal["virtual-loss", "wu-uct"] = "wu-uct"
@@ -132,8 +130,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How the K samples become a prior."""
     collision: Literal["wait", "reselect"] = "wait"
     """What an agent does at a node that another is expanding: wait and go on below it, or start again from the root."""
-    min_max_q: bool = False
-    """Scale Q to the range of values that the tree has seen."""
     rollout: bool = False
     """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
     widen_scale: Positive = 1.0

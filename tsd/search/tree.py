@@ -28,7 +28,7 @@ class Tree:
     # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
     __slots__ = (
         *("prompt", "grade", "config", "read", "similar", "rng", "root", "gumbel", "states", "grades"),
-        *("expired", "solved", "q_range", "_q_low", "_q_high", "_arrivals"),
+        *("expired", "solved", "_arrivals"),
         *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
         *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
         *("num_grades", "num_grades_reused", "__weakref__"),
@@ -57,9 +57,6 @@ class Tree:
         """Its time is up."""
         self.solved = False
         """A path solves the problem."""
-        self.q_range = 1.0
-        """The unit of Q: where it is normalised, the range of the values backed up so far."""
-        self._q_low, self._q_high = float("inf"), -float("inf")
         self._arrivals: dict[Node, asyncio.Event] = {}
         """Of nodes being expanded, those that somebody waits for."""
         self.num_simulations = 0
@@ -175,8 +172,6 @@ class Tree:
             # A path may meet a state again.
             for state in dict.fromkeys(node.state for node in path if node.state):
                 state.back_up(value)
-        if self.config.min_max_q:
-            self._widen_range(value)
 
     def expand(self, node: Node, expansion: Expansion) -> None:
         """Gives a node its value and children."""
@@ -300,11 +295,6 @@ class Tree:
         if key is not None:
             self.grades[key] = grade
         return grade
-
-    def _widen_range(self, value: float) -> None:
-        """Min-max normalisation (Schrittwieser et al., 2020), over the values backed up."""
-        self._q_low, self._q_high = min(self._q_low, value), max(self._q_high, value)
-        self.q_range = self._q_high - self._q_low or 1.0
 
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.
