@@ -213,24 +213,6 @@ def test_a_tree_stops_when_its_time_is_up_and_says_so() -> None:
     assert 11 < len(engine.expanded) <= 44
 
 
-def test_an_agent_may_look_elsewhere_instead_of_waiting() -> None:
-    """A small tree with a good half, where agents meet: those that start again exhaust it in less time."""
-
-    def seconds(collision: str) -> float:
-        changes = {"agents": 8, "simulations": 200, "c_puct": 0.05, "in_flight": "virtual-loss"}
-        tree = plant(replace(CONFIG, collision=collision, **changes))
-        engine = ScriptedEngine(
-            lambda state: Expansion(0.9 if state[1:2] == (1,) else -0.9, (step(1), step(2))), latency_s=1.0
-        )
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(grow(tree, engine))
-            assert len(engine.expanded) == len(set(engine.expanded)) == 63
-            check_counts(tree)
-            return runner.get_loop().time()
-
-    assert seconds("reselect") < seconds("wait")
-
-
 def test_the_best_others_are_taken_when_asked_for() -> None:
     rewards = {1: 0.9, 2: -0.5, 3: 0.3, 4: 0.7}
 

@@ -82,7 +82,6 @@ settings_of_search = st.builds(
     agents=st.sampled_from([1, 3, 16]),
     simulations=st.integers(1, 120),
     in_flight=st.sampled_from(["wu-uct", "virtual-loss"]),
-    collision=st.sampled_from(["wait", "reselect"]),
     prior=st.sampled_from(["multiplicity", "softmax", "length-normalised"]),
     root=st.sampled_from(["puct", "gumbel"]),
     root_noise=st.sampled_from([0.0, 0.25]),
@@ -153,10 +152,10 @@ class Chaos:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("collision", ["wait", "reselect"])
+@pytest.mark.parametrize("in_flight", ["wu-uct", "virtual-loss"])
 @pytest.mark.parametrize("transpositions", [False, True])
 def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(
-    collision: Any, transpositions: bool
+    in_flight: Any, transpositions: bool
 ) -> None:
     """The figure of the README: 10,000 faults over 200 trees, in four parts of 50 trees."""
     num_faults = 0
@@ -179,7 +178,7 @@ def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(
     for seed in range(50):
         completed: list[int] = []
         config = replace(
-            BASE, agents=16, simulations=250, max_depth=30, collision=collision, transpositions=transpositions
+            BASE, agents=16, simulations=250, max_depth=30, in_flight=in_flight, transpositions=transpositions
         )
         tree, engine = Tree((7,), grade_of(seed), config, read=read, seed=seed), Chaos(seed)
 
@@ -196,5 +195,5 @@ def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(
         assert tree.num_expansions == tree.root.visits, "an expansion that counts for nothing"
         assert all(node.status is Status.OPEN for node in tree.root.walk() if node.children)
         assert not tree._arrivals
-    print(f"\n{num_faults} faults over 50 trees ({collision}, transpositions {transpositions})")
+    print(f"\n{num_faults} faults over 50 trees ({in_flight}, transpositions {transpositions})")
     assert num_faults >= 2_500

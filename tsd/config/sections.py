@@ -128,8 +128,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Weight of a visit in flight under `virtual-loss`."""
     prior: Literal["multiplicity", "softmax", "length-normalised"] = "multiplicity"
     """How the K samples become a prior."""
-    collision: Literal["wait", "reselect"] = "wait"
-    """What an agent does at a node that another is expanding: wait and go on below it, or start again from the root."""
     rollout: bool = False
     """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
     widen_scale: Positive = 1.0
