@@ -14,7 +14,6 @@ from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.test_search import check_counts, graded, plant
 from tsd.config import HarvestConfig, SearchConfig
 from tsd.search import Status, Tree, grow, harvest, record, resume, subtree
-from tsd.search.gumbel import considered_visits
 from tsd.types import Expansion, Grade, Position
 
 CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
@@ -32,34 +31,6 @@ def grown(tree: Tree, script: Callable[[tuple[int, ...]], Expansion], latency_s:
         runner.run(grow(tree, engine))
     check_counts(tree)
     return engine
-
-
-def test_sequential_halving_gives_each_phase_an_even_share() -> None:
-    assert considered_visits(4, 16) == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert considered_visits(1, 3) == [0, 1, 2]
-    assert len(considered_visits(3, 50)) == 50
-
-
-@pytest.mark.parametrize("agents", [1, 16])
-def test_the_gumbel_root_halves_its_steps_and_spends_most_on_the_best(agents: int) -> None:
-    tree = plant(replace(CONFIG, agents=agents, simulations=65, root="gumbel"))
-    grown(tree, wide)
-    visits = {child.step.tokens[0]: child.visits for child in tree.root.children if child.step}
-    assert sum(visits.values()) == 64
-    assert sorted(visits.values()) == [8, 8, 24, 24]
-    assert visits[1] == 24
-
-
-def test_root_noise_moves_the_priors_and_is_the_same_for_the_same_seed() -> None:
-    def priors(seed: int, share: float) -> list[float]:
-        tree = Tree((7,), lambda tokens: graded(0.5), replace(CONFIG, root_noise=share, simulations=1), seed=seed)
-        grown(tree, wide)
-        return [child.prior for child in tree.root.children]
-
-    assert priors(0, 0.0) == [0.25] * 4
-    assert priors(0, 0.5) == priors(0, 0.5) != priors(1, 0.5)
-    assert sum(priors(0, 0.5)) == pytest.approx(1.0)
-    assert all(one >= 0.125 for one in priors(0, 0.5))
 
 
 def test_a_state_whose_samples_coincide_is_sampled_again_at_each_doubling_of_its_visits() -> None:

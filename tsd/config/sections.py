@@ -134,12 +134,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
     widen_power: Share = 0.5
     """1 samples whole paths alone, as without search."""
-    root: Literal["puct", "gumbel"] = "puct"
-    """How the root chooses: pUCT, or Gumbel noise with sequential halving of the budget."""
-    root_noise: Share = 0.0
-    """Share of Dirichlet noise in the root's prior."""
-    root_noise_alpha: Positive = 0.3
-    """Its concentration."""
     widen: Literal["never", "spent", "always"] = "never"
     """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely.
     `always`: also where all its samples were one and the same step, at each doubling of its visits."""

@@ -17,7 +17,6 @@ def plant(
     config: SearchConfig,
     *,
     grader: Grader | None = None,
-    seed: int = 0,
 ) -> Tree:
     """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade.
 
@@ -38,4 +37,4 @@ def plant(
         embed = find_embedding(config.embedding)
         similar = Similar(lambda tokens: embed(codec.decode(tokens)), config.merge_similar)
     prompt = codec.encode(task.prompt(problem, style))
-    return Tree(prompt, grade, config, read=read, similar=similar, seed=seed)
+    return Tree(prompt, grade, config, read=read, similar=similar)

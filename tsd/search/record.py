@@ -114,13 +114,12 @@ def resume(
     config: SearchConfig,
     *,
     read: Callable[[Sequence[int]], Position] | None = None,
-    seed: int = 0,
 ) -> Tree:
     """The tree as it was, to be grown on: up to `config.simulations`, those it has had included.
 
     Raises ValueError for a list of nodes that is no tree.
     """
-    tree = Tree(saved.prompt, grade, config, read=read, seed=seed)
+    tree = Tree(saved.prompt, grade, config, read=read)
     nodes: list[Node] = []
     for i, saved_node in enumerate(saved.nodes):
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:

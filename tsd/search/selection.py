@@ -19,7 +19,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     Best: the highest score among children with something left below, the first of equals. This is the search's
     hottest loop, so it is plain arithmetic on local names.
     """
-    config, gumbel, shared = tree.config, tree.gumbel, tree.num_transpositions > 0
+    config, shared = tree.config, tree.num_transpositions > 0
     reduction, c = config.fpu_reduction, config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
@@ -37,8 +37,6 @@ def descend(tree: Tree, path: list[Node]) -> Node:
             best = children[0]
             if tree.widens(node):
                 break
-        elif gumbel is not None and node is tree.root:
-            best = gumbel.choose(node)
         elif not children:
             best = node.make_child()
         else:

@@ -5,14 +5,12 @@ about engines, coroutines or what the tokens say.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from weakref import ref
 
 from tsd.config import SearchConfig
-from tsd.search.gumbel import GumbelRoot
 from tsd.search.node import Node, State, Status
-from tsd.search.prior import add_noise, set_priors
+from tsd.search.prior import set_priors
 from tsd.search.similar import Similar
 from tsd.types import Expansion, Grade, Position, Step
 
@@ -21,13 +19,12 @@ class Tree:
     """One problem's search.
 
     `grade` is called once for each new finished answer, and `read` for each new step where the search uses what a task
-    knows of it; both take the response's tokens so far. `similar` finds steps that are nearly equal. `seed` is for the
-    root's noise alone.
+    knows of it; both take the response's tokens so far. `similar` finds steps that are nearly equal.
     """
 
     # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
     __slots__ = (
-        *("prompt", "grade", "config", "read", "similar", "rng", "root", "gumbel", "states", "grades"),
+        *("prompt", "grade", "config", "read", "similar", "root", "states", "grades"),
         *("expired", "solved", "_arrivals"),
         *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
         *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
@@ -42,13 +39,11 @@ class Tree:
         *,
         read: Callable[[Sequence[int]], Position] | None = None,
         similar: Similar | None = None,
-        seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
-        self.similar, self.rng = similar, random.Random(seed)
+        self.similar = similar
         self.root = Node(up=None, step=None, prior=1.0)
-        self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
         self.states: dict[str, State] = {}
         """Of open nodes, by the task's key."""
         self.grades: dict[str, Grade] = {}
@@ -183,9 +178,7 @@ class Tree:
     def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
         """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
         config = self.config
-        if node.made or self.read is not None or self.similar is not None:
-            return False
-        if config.prior != "multiplicity" or config.root_noise:
+        if node.made or self.read is not None or self.similar is not None or config.prior != "multiplicity":
             return False
         room = config.max_path_tokens - node.num_path_tokens if node.depth + 1 < config.max_depth else 0
         known: list[tuple[int, ...]] = []
@@ -241,8 +234,6 @@ class Tree:
         self.num_duplicates += len(steps) - num_new
         if config.prior != "multiplicity" or old or num_new < len(steps):
             set_priors(children, config.prior)
-        if config.root_noise and node is self.root:
-            add_noise(children, config, self.rng)
         self.num_expansions += 1
         self.close(node)
         return child
