@@ -33,26 +33,6 @@ def grown(tree: Tree, script: Callable[[tuple[int, ...]], Expansion], latency_s:
     return engine
 
 
-def test_a_state_whose_samples_coincide_is_sampled_again_at_each_doubling_of_its_visits() -> None:
-    drawn: list[tuple[int, ...]] = []
-
-    def script(state: tuple[int, ...]) -> Expansion:
-        if len(state) > 1:
-            return Expansion(0.0, (step(1), step(2), step(3), step(4)))
-        drawn.append(state)
-        return Expansion(0.0, (step(len(drawn) // 3),) * 4)
-
-    tree = plant(replace(CONFIG, widen="always", simulations=12))
-    grown(tree, script)
-    assert len(drawn) == 3, "after 1, 2 and 4 visits; then there are two different steps"
-    assert [child.num_drawn for child in tree.root.children] == [8, 4]
-    assert [child.prior for child in tree.root.children] == pytest.approx([2 / 3, 1 / 3])
-    narrow = plant(replace(CONFIG, simulations=12))
-    drawn.clear()
-    grown(narrow, script)
-    assert len(drawn) == 1
-
-
 @pytest.mark.parametrize("agents", [1, 16])
 def test_a_spent_state_is_sampled_again_until_every_step_was_drawn_twice(agents: int) -> None:
     answers = iter([(1, 2, 3, 4), (1, 2, 5, 5), (3, 4, 1, 1)])
@@ -60,7 +40,7 @@ def test_a_spent_state_is_sampled_again_until_every_step_was_drawn_twice(agents:
     def script(state: tuple[int, ...]) -> Expansion:
         return Expansion(0.0, tuple(step(token, finish="end") for token in next(answers)))
 
-    tree = plant(replace(CONFIG, widen="always", agents=agents, simulations=50))
+    tree = plant(replace(CONFIG, widen="spent", agents=agents, simulations=50))
     engine = grown(tree, script)
     assert len(engine.expanded) == 3
     assert tree.root.closed

@@ -83,7 +83,7 @@ settings_of_search = st.builds(
     simulations=st.integers(1, 120),
     in_flight=st.sampled_from(["wu-uct", "virtual-loss"]),
     prior=st.sampled_from(["multiplicity", "softmax", "length-normalised"]),
-    widen=st.sampled_from(["never", "spent", "always"]),
+    widen=st.sampled_from(["never", "spent"]),
     transpositions=st.booleans(),
 )
 

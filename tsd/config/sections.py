@@ -134,9 +134,8 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
     widen_power: Share = 0.5
     """1 samples whole paths alone, as without search."""
-    widen: Literal["never", "spent", "always"] = "never"
-    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely.
-    `always`: also where all its samples were one and the same step, at each doubling of its visits."""
+    widen: Literal["never", "spent"] = "never"
+    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely."""
     merge_similar: Share = 0.0
     """Steps from one state whose embeddings have at least this cosine are taken for one; 0 merges equal steps alone."""
     embedding: str = "trigrams"

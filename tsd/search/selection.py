@@ -35,8 +35,6 @@ def descend(tree: Tree, path: list[Node]) -> Node:
             break
         if len(children) == 1 and untouched is None:
             best = children[0]
-            if tree.widens(node):
-                break
         elif not children:
             best = node.make_child()
         else:

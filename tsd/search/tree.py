@@ -124,13 +124,6 @@ class Tree:
         room, longest = self.config.max_path_tokens - node.num_path_tokens, self.config.max_step_tokens
         return room if room < longest else longest  # `min` costs as much as the rest of this
 
-    def widens(self, node: Node) -> bool:
-        """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
-        if self.config.widen != "always" or node.expanding:
-            return False
-        num_draws = max(1, node.made[0].num_drawn // self.config.num_samples)
-        return node.visits >= 1 << num_draws
-
     def claim(self, node: Node) -> None:
         """One agent expands `node`; others will wait."""
         node.expanding = True
