@@ -136,10 +136,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """1 samples whole paths alone, as without search."""
     widen: Literal["never", "spent"] = "never"
     """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely."""
-    merge_similar: Share = 0.0
-    """Steps from one state whose embeddings have at least this cosine are taken for one; 0 merges equal steps alone."""
-    embedding: str = "trigrams"
-    """Of steps, under `merge_similar`: `trigrams` of characters, or one that a package registers (tsd.embeddings)."""
     transpositions: bool = False
     """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False

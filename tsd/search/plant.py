@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from tsd.config import SearchConfig
 from tsd.protocols import Grader, PromptStyle, Task, TextCodec
-from tsd.search.similar import Similar, find_embedding
 from tsd.search.tree import Tree
 from tsd.types import Grade, Position, Problem
 
@@ -18,10 +17,7 @@ def plant(
     *,
     grader: Grader | None = None,
 ) -> Tree:
-    """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade.
-
-    Raises ValueError for an embedding that nobody has.
-    """
+    """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade."""
 
     def grade(tokens: Sequence[int]) -> Grade:
         response = codec.decode(tokens)
@@ -32,9 +28,4 @@ def plant(
         # What is equal to the task, another grader may tell apart, by its length for one.
         return position if grader is None else Position(dead=position.dead)
 
-    similar = None
-    if config.merge_similar:
-        embed = find_embedding(config.embedding)
-        similar = Similar(lambda tokens: embed(codec.decode(tokens)), config.merge_similar)
-    prompt = codec.encode(task.prompt(problem, style))
-    return Tree(prompt, grade, config, read=read, similar=similar)
+    return Tree(codec.encode(task.prompt(problem, style)), grade, config, read=read)

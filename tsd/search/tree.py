@@ -11,7 +11,6 @@ from weakref import ref
 from tsd.config import SearchConfig
 from tsd.search.node import Node, State, Status
 from tsd.search.prior import set_priors
-from tsd.search.similar import Similar
 from tsd.types import Expansion, Grade, Position, Step
 
 
@@ -19,12 +18,12 @@ class Tree:
     """One problem's search.
 
     `grade` is called once for each new finished answer, and `read` for each new step where the search uses what a task
-    knows of it; both take the response's tokens so far. `similar` finds steps that are nearly equal.
+    knows of it; both take the response's tokens so far.
     """
 
     # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
     __slots__ = (
-        *("prompt", "grade", "config", "read", "similar", "root", "states", "grades"),
+        *("prompt", "grade", "config", "read", "root", "states", "grades"),
         *("expired", "solved", "_arrivals"),
         *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
         *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
@@ -38,11 +37,9 @@ class Tree:
         config: SearchConfig,
         *,
         read: Callable[[Sequence[int]], Position] | None = None,
-        similar: Similar | None = None,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
         self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
-        self.similar = similar
         self.root = Node(up=None, step=None, prior=1.0)
         self.states: dict[str, State] = {}
         """Of open nodes, by the task's key."""
@@ -171,7 +168,7 @@ class Tree:
     def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
         """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
         config = self.config
-        if node.made or self.read is not None or self.similar is not None or config.prior != "multiplicity":
+        if node.made or self.read is not None or config.prior != "multiplicity":
             return False
         room = config.max_path_tokens - node.num_path_tokens if node.depth + 1 < config.max_depth else 0
         known: list[tuple[int, ...]] = []
@@ -195,7 +192,7 @@ class Tree:
         Returns the child that the last sample is.
         """
         node.spent = False
-        old, config, similar = node.children, self.config, self.similar
+        old, config = node.children, self.config
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated
@@ -209,12 +206,6 @@ class Tree:
                 continue
             num_path_tokens = num_above + len(tokens)
             child = Node(up, step, share, depth=depth, num_path_tokens=num_path_tokens, born=born)
-            if similar is not None and step.finish == "step":
-                first = similar.first_of_kind(node, child)
-                if first is not child:
-                    child = first
-                    child.num_drawn += 1
-                    continue
             known.append(tokens)
             children.append(child)
             if may_end or step.finish != "step" or num_path_tokens >= longest:
