@@ -58,59 +58,11 @@ def test_agents_that_waited_for_ends_do_not_count_them_again() -> None:
     assert tree.num_simulations == tree.root.visits == len(engine.expanded) == 5
 
 
-def by_sum(tokens: Sequence[int]) -> Position:
-    return Position(key=f"{len(tokens)} {sum(tokens)}", dead=sum(tokens) == 4)
-
-
-def test_equal_states_share_their_value_and_nothing_else() -> None:
-    tree = Tree((7,), lambda tokens: graded(0.5), replace(CONFIG, transpositions=True, simulations=40), read=by_sum)
-    engine = grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
-    pairs = {tree.response(one): one for one in tree.root.walk()}
-    first, second = pairs[1, 2], pairs[2, 1]
-    assert second.state is first.state is not None
-    assert first.q == second.q
-    assert first.num_values == second.num_values == first.visits + second.visits
-    assert first.children is not second.children
-    assert tree.num_transpositions > 0
-    assert len(engine.expanded) == len(set(engine.expanded)), "each keeps its own text and its own expansion"
-
-
-def test_a_path_that_meets_its_own_state_again_counts_once_there() -> None:
-    tree = Tree(
-        (7,),
-        lambda tokens: graded(0.5),
-        replace(CONFIG, transpositions=True, simulations=60),
-        read=lambda tokens: Position(key=str(sum(tokens) % 3)),
-    )
-    grown(tree, lambda state: Expansion(0.25, (step(3), step(1))))
-    assert tree.num_transpositions > 0
-    for one in tree.root.walk():
-        if one.visits:
-            assert one.q == pytest.approx(0.25) or one.status is not Status.OPEN or one.children
-
-
-def test_equal_answers_are_graded_once() -> None:
-    graded_tokens: list[tuple[int, ...]] = []
-
-    def grade(tokens: Sequence[int]) -> Grade:
-        graded_tokens.append(tuple(tokens))
-        return graded(0.1 * sum(tokens))
-
-    def script(state: tuple[int, ...]) -> Expansion:
-        if len(state) < 3:
-            return Expansion(0.0, (step(1), step(2)))
-        return Expansion(0.0, (step(5, finish="end"), step(5, finish="end")))
-
-    tree = Tree((7,), grade, replace(CONFIG, transpositions=True, simulations=100), read=by_sum)
-    grown(tree, script)
-    assert len(graded_tokens) == len({sum(tokens) for tokens in graded_tokens}) == 3
-    assert (tree.num_grades, tree.num_grades_reused) == (3, 1)
-    ends = [one for one in tree.root.walk() if one.status is Status.TERMINAL]
-    assert all(one.end_value == pytest.approx(0.1 * sum(tree.response(one))) for one in ends)
-
-
 def test_a_path_the_task_calls_dead_ends_there() -> None:
-    tree = Tree((7,), lambda tokens: graded(0.5), replace(CONFIG, prune_dead=True, simulations=100), read=by_sum)
+    def read(tokens: Sequence[int]) -> Position:
+        return Position(dead=sum(tokens) == 4)
+
+    tree = Tree((7,), lambda tokens: graded(0.5), replace(CONFIG, prune_dead=True, simulations=100), read=read)
     engine = grown(tree, lambda state: Expansion(0.0, (step(1), step(2))))
     dead = [tree.response(one) for one in tree.root.walk() if one.status is Status.DEAD]
     assert dead
@@ -129,26 +81,11 @@ def test_a_path_that_the_task_calls_decided_ends_there_with_its_outcome() -> Non
     assert all(sum(state[1:]) != 4 for state in engine.expanded)
 
 
-def test_a_resumed_tree_knows_its_states_again() -> None:
-    config = replace(CONFIG, transpositions=True, simulations=40)
-    tree = Tree((7,), lambda tokens: graded(0.5), config, read=by_sum)
-    grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
-    again = resume(record(tree), tree.grade, config, read=by_sum)
-    states = [
-        {key: {one.response(node) for up in state.nodes if (node := up())} for key, state in one.states.items()}
-        for one in (again, tree)
-    ]
-    assert states[0] == states[1]
-    assert max(len(nodes) for nodes in states[0].values()) > 1
-
-
 def test_a_tree_goes_the_moment_it_is_let_go() -> None:
     """No cycle of references keeps its nodes for the garbage collector."""
-    config = replace(CONFIG, transpositions=True, simulations=40)
-    tree = Tree((7,), lambda tokens: graded(0.5), config, read=by_sum)
+    tree = plant(replace(CONFIG, simulations=40))
     grown(tree, lambda state: Expansion(math.sin(sum(state)), (step(1), step(2))))
     nodes = [ref(one) for one in tree.root.walk()]
-    assert tree.num_transpositions > 0
     gc.disable()
     try:
         del tree

@@ -136,8 +136,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """1 samples whole paths alone, as without search."""
     widen: Literal["never", "spent"] = "never"
     """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely."""
-    transpositions: bool = False
-    """Nodes that the task takes for the same state share their value."""
     prune_dead: bool = False
     """End a path where the task says that nothing legal can follow."""
     grade_decided: bool = False

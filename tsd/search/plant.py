@@ -25,7 +25,7 @@ def plant(
 
     def read(tokens: Sequence[int]) -> Position:
         position = task.read(problem, codec.decode(tokens))
-        # What is equal to the task, another grader may tell apart, by its length for one.
+        # What an answer will be worth to the task, it may not be to another grader.
         return position if grader is None else Position(dead=position.dead)
 
     return Tree(codec.encode(task.prompt(problem, style)), grade, config, read=read)

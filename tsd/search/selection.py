@@ -19,7 +19,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     Best: the highest score among children with something left below, the first of equals. This is the search's
     hottest loop, so it is plain arithmetic on local names.
     """
-    config, shared = tree.config, tree.num_transpositions > 0
+    config = tree.config
     reduction, c = config.fpu_reduction, config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
@@ -52,7 +52,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
                 score = q + weight * child.prior / (1 + passed)
                 if score > highest:
                     best, highest = child, score
-                if not (passed or shared):
+                if not passed:
                     break  # untouched, and so are those after it, which have no larger prior
             if untouched is not None and (node.mean or 0.0) - reduction + weight * node.untouched_prior > highest:
                 best = node.make_child()
@@ -65,5 +65,4 @@ def descend(tree: Tree, path: list[Node]) -> Node:
 def with_losses(child: Node, loss: float) -> float:
     """Q with each visit in flight as `loss` visits lost."""
     num_lost = loss * child.in_flight
-    num_values = child.num_values
-    return ((child.mean or 0.0) * num_values + num_lost * WORST_REWARD) / (num_values + num_lost)
+    return ((child.mean or 0.0) * child.visits + num_lost * WORST_REWARD) / (child.visits + num_lost)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from weakref import ref
 
 from tsd.config import SearchConfig
-from tsd.search.node import Node, State, Status
+from tsd.search.node import Node, Status
 from tsd.search.prior import set_priors
 from tsd.types import Expansion, Grade, Position, Step
 
@@ -21,15 +21,6 @@ class Tree:
     knows of it; both take the response's tokens so far.
     """
 
-    # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
-    __slots__ = (
-        *("prompt", "grade", "config", "read", "root", "states", "grades"),
-        *("expired", "solved", "_arrivals"),
-        *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
-        *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
-        *("num_grades", "num_grades_reused", "__weakref__"),
-    )
-
     def __init__(
         self,
         prompt: Sequence[int],
@@ -39,12 +30,8 @@ class Tree:
         read: Callable[[Sequence[int]], Position] | None = None,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
-        self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
+        self.read = read if config.prune_dead or config.grade_decided else None
         self.root = Node(up=None, step=None, prior=1.0)
-        self.states: dict[str, State] = {}
-        """Of open nodes, by the task's key."""
-        self.grades: dict[str, Grade] = {}
-        """Of answers, by the task's key."""
         self.expired = False
         """Its time is up."""
         self.solved = False
@@ -67,9 +54,6 @@ class Tree:
         """Times an agent found its leaf being expanded by another."""
         self.num_duplicates = 0
         """Samples merged into an equal one."""
-        self.num_transpositions = 0
-        """Nodes that share an earlier one's statistics."""
-        self.num_grades = self.num_grades_reused = 0
 
     def begin(self) -> bool:
         """Takes one simulation from the budget; False when the tree is done."""
@@ -148,15 +132,11 @@ class Tree:
             node.passed -= 1
 
     def backup(self, path: Sequence[Node], value: float) -> None:
-        """One evaluation completes a visit to every node it passed. It counts once in every state."""
+        """One evaluation completes a visit to every node it passed."""
         for node in path:
             node.visits = visits = node.visits + 1
             node.value_sum = value_sum = node.value_sum + value
             node.mean = value_sum / visits
-        if self.states:
-            # A path may meet a state again.
-            for state in dict.fromkeys(node.state for node in path if node.state):
-                state.back_up(value)
 
     def expand(self, node: Node, expansion: Expansion) -> None:
         """Gives a node its value and children."""
@@ -227,7 +207,7 @@ class Tree:
         config = self.config
         if step.finish == "end":
             child.status = Status.TERMINAL
-            child.grade = self._grade(child)
+            child.grade = self.grade(self.response(child))
             if child.grade.exact and not self.solved:
                 self.solved = True
                 self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
@@ -249,27 +229,7 @@ class Tree:
         if position.outcome is not None and self.config.grade_decided:
             child.status, child.grade = Status.TERMINAL, position.outcome
             return True
-        if position.key is not None and self.config.transpositions:
-            state = child.state = self.states.setdefault(position.key, State([]))
-            if state.nodes:
-                self.num_transpositions += 1
-                child.mean = state.mean
-            state.nodes.append(ref(child))
         return False
-
-    def _grade(self, child: Node) -> Grade:
-        """Equal answers, by the task's key, are graded once."""
-        response = self.response(child)
-        position = self.read(response) if self.read is not None else None
-        key = None if position is None else position.key
-        if key is not None and key in self.grades:
-            self.num_grades_reused += 1
-            return self.grades[key]
-        self.num_grades += 1
-        grade = self.grade(response)
-        if key is not None:
-            self.grades[key] = grade
-        return grade
 
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.
