@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import math
-import random
 from collections.abc import Callable, Sequence
 from weakref import ref
 
@@ -12,8 +11,8 @@ from msgspec.structs import replace
 
 from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.test_search import check_counts, graded, plant
-from tsd.config import HarvestConfig, SearchConfig
-from tsd.search import Status, Tree, grow, harvest, record, resume, subtree
+from tsd.config import SearchConfig
+from tsd.search import Status, Tree, grow, record, resume, subtree
 from tsd.types import Expansion, Grade, Position
 
 CONFIG = SearchConfig(agents=1, simulations=8, max_depth=6, stop_when_solved=False, widen="never")
@@ -99,19 +98,6 @@ def test_a_tree_stops_when_its_time_is_up_and_says_so() -> None:
     engine = grown(tree, wide, latency_s=1.0)
     assert tree.stop_reason() == "seconds"
     assert 11 < len(engine.expanded) <= 44
-
-
-def test_the_best_others_are_taken_when_asked_for() -> None:
-    rewards = {1: 0.9, 2: -0.5, 3: 0.3, 4: 0.7}
-
-    def script(state: tuple[int, ...]) -> Expansion:
-        return Expansion(0.0, tuple(step(token, finish="end") for token in rewards))
-
-    tree = Tree((7,), lambda tokens: graded(rewards[tokens[0]]), CONFIG)
-    engine = grown(tree, script)
-    config = HarvestConfig(whole_tree=False, choose="reward", num_paths=3, others="best")
-    paths = asyncio.run(harvest(tree, engine, config, random.Random(0)))
-    assert [path.grade.reward for path in paths] == [0.9, 0.7, 0.3]
 
 
 def test_a_kept_subtree_goes_on_from_its_step_with_what_was_found_there() -> None:

@@ -151,13 +151,11 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     choose: Literal["visits", "reward", "value"] = "reward"
     """The path that is finished, and without `whole_tree` sent first: most visited, best reward, or best Q."""
     num_paths: Count = 2
-    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones."""
+    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones, drawn evenly."""
     whole_tree: bool = True
     """Send the steps that search came to, as one trajectory, instead of paths."""
     min_visits: Count = 4
     """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
-    others: Literal["even", "best"] = "even"
-    """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
 
 Method = Literal["mcts", "cispo", "best-of-n"]
