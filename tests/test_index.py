@@ -222,9 +222,11 @@ async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below(
 async def test_the_mock_engine_is_searched_without_repeats_and_solves_more_than_it_samples() -> None:
     task, codec = Countdown(), CharCodec()
     config = replace(CONFIG, max_tokens=600, solutions=1, max_depth=12, max_step_tokens=64)
-    solved = 0
+    # What the mock engine's V is worth: 0.5 where the target can be reached.
+    states = {f"{depth} {5 * sign}": Counts(10, 4 + 4 * sign, 300) for depth in (1, 2, 3) for sign in (-1, 1)}
+    calibration, solved = Calibration(strength=3.0, states=states), 0
     for seed, problem in enumerate(task.problems("validation", 20, 0)):
-        tree = plant(problem, task, codec, "compact", config, calibration=CALIBRATION, seed=seed)
+        tree = plant(problem, task, codec, "compact", config, calibration=calibration, seed=seed)
         await grow(tree, MockEngine(solve_rate=0.2, seed=seed))
         assert tree.num_duplicates == 0
         solved += tree.solved

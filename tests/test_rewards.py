@@ -128,12 +128,6 @@ def test_a_reward_that_cannot_be_is_refused(name: str, message: str) -> None:
         load_rewards(weighed({"task": 1.0, name: 1.0}), REGISTERED)
 
 
-def test_states_the_task_takes_for_equal_are_not_shared_under_other_rewards() -> None:
-    load_rewards(replace(Config(), search=SearchConfig(transpositions=True)))
-    with pytest.raises(ValueError, match=r"search\.transpositions: expected false beside reward\.weights"):
-        load_rewards(weighed({"length": 1.0}, transpositions=True))
-
-
 @pytest.mark.parametrize("weights", ["{}", "{task=0}", "{task=nan}", "{task=1, length=inf}"])
 def test_weights_that_give_no_mean_are_refused(weights: str) -> None:
     with pytest.raises(ValueError, match=r"weights: expected finite numbers, one of them not 0.*\$\.reward"):
@@ -175,11 +169,10 @@ def test_a_tree_is_solved_by_an_exact_answer_whatever_it_is_worth() -> None:
 
 
 def test_equal_answers_are_graded_each_by_its_own_length() -> None:
-    for weights, num_grades in (({"task": 1.0}, 1), ({"task": 1.0, "length": 1.0}, 2)):
+    for weights, num_rewards in (({"task": 1.0}, 1), ({"task": 1.0, "length": 1.0}, 2)):
         tree = planted(weighed(weights, prune_dead=True))
         grown(tree, NEAR, f"<step>2+3=5|5</step>{NEAR}")
-        assert tree.num_grades == num_grades
-        assert len({child.end_value for child in tree.root.children}) == num_grades
+        assert len({child.end_value for child in tree.root.children}) == num_rewards
 
 
 def test_search_is_the_same_where_only_the_task_counts() -> None:

@@ -54,7 +54,7 @@ def check_counts(tree: Tree) -> None:
             own = node.visits - sum(child.visits for child in node.children)
             assert own == 1 or (tree.config.widen != "never" and 1 < own <= node.visits.bit_length() + 1)
         assert abs(node.value_sum) <= node.visits + 1e-9
-        if node.visits and not node.state:
+        if node.visits:
             assert node.mean == pytest.approx(node.value_sum / node.visits)
 
 

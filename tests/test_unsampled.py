@@ -11,7 +11,7 @@ from tsd.search.unsampled import NOTHING, Unsampled
 from tsd.types import Step
 
 LENGTH, WORDS = 3, (1, 2, 3)
-STEPS = list(itertools.product(WORDS, repeat=LENGTH))
+STEPS: list[tuple[int, ...]] = list(itertools.product(WORDS, repeat=LENGTH))
 
 
 def chance(tokens: tuple[int, ...]) -> float:

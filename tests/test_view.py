@@ -34,7 +34,6 @@ def a_tree(*nodes: NodeRecord) -> TreeRecord:
         prompt=(1,),
         prompt_text="5 9 = 14",
         nodes=(NodeRecord(parent=-1, visits=9, value=0.5), *nodes),
-        states=(),
         num_simulations=9,
         num_expansions=2,
         num_generated=30,

@@ -33,7 +33,7 @@ from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
 from tsd.reporter import Reporter
-from tsd.search import Calibration, Reserve, Tree, Trie, grow, harvest, plant, sample_paths
+from tsd.search import Calibration, Tree, Trie, grow, harvest, plant, sample_paths
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
@@ -67,7 +67,6 @@ class Generator:
     reporter: Reporter
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
-    reserve: Reserve = field(default_factory=Reserve)
     calibration: Calibration = field(default_factory=Calibration)
     """What search by index goes by; its trees teach it while the policy moves."""
 
@@ -88,18 +87,15 @@ class Generator:
 
     async def search_trees(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """One tree after another: grow, harvest, send."""
+        config = self.config
         for position, problem in problems:
-            search = self.config.search
-            reserve = self.reserve if search.share_budget else None
-            style, grader = self.config.task.style, self.grader
             tree = plant(
                 problem,
                 self.task,
                 self.codec,
-                style,
-                search,
-                grader=grader,
-                reserve=reserve,
+                config.task.style,
+                config.search,
+                grader=self.grader,
                 calibration=self.calibration,
                 learns=True,
                 seed=position,
@@ -109,9 +105,7 @@ class Generator:
             self.reporter.growing.remove(tree)
             self.reporter.count(tree)
             self.reporter.num_waiting += 1
-            await self.outbox.put(
-                list(self._trajectories(tree, problem, tries, position)), self.config.transport.timeout_s
-            )
+            await self.outbox.put(list(self._trajectories(tree, problem, tries, position)), config.transport.timeout_s)
             self.reporter.num_waiting -= 1
 
     async def follow_trainer(self, life: str) -> None:

@@ -27,7 +27,6 @@ from tsd.observe.prometheus import check_prometheus, serve_prometheus
 from tsd.observe.tensorboard import check_tensorboard
 from tsd.observe.weights_and_biases import check_wandb, open_wandb
 from tsd.plan import make_plan, render_plan
-from tsd.search.similar import find_embedding
 from tsd.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks import make_task
 from tsd.tasks.rewards import load_rewards
@@ -63,8 +62,6 @@ class Request:
             )
         load_rewards(config)
         make_task(config.task)
-        if config.search.merge_similar:
-            find_embedding(config.search.embedding)
         for check in (check_tensorboard, check_wandb, check_prometheus):
             check(config.observe)
         for role in OTHER:

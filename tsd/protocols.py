@@ -103,7 +103,7 @@ class Task(Protocol):
         ...
 
     def read(self, problem: Problem, response: str) -> Position:
-        """What the response so far, or a finished answer, comes to: lets search share what it knows of equal states.
+        """What the response so far comes to: lets search end a path from which nothing can come any more.
 
         A task that cannot tell returns `Position()`.
         """

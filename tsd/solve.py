@@ -45,11 +45,11 @@ def solve(
     problem = task.parse(text)
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    tree = plant(problem, task, generation.codec, config.task.style, config.search, seed=config.seed)
+    tree = plant(problem, task, generation.codec, config.task.style, config.search)
     if saved is not None:
         if saved.prompt != tree.prompt:
             raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
-        tree = resume(saved, tree.grade, config.search, read=tree.read, seed=config.seed)
+        tree = resume(saved, tree.grade, config.search, read=tree.read)
     return _search(config, problem, tree, generation)
 
 

@@ -39,8 +39,6 @@ class Grade(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Position(msgspec.Struct, frozen=True):
     """What a task reads in a response so far."""
 
-    key: str | None = None
-    """Equal for responses from which the same can follow, or which are the same answer; None where it cannot tell."""
     dead: bool = False
     """Whether nothing legal can follow any more."""
     outcome: Grade | None = None

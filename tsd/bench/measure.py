@@ -94,8 +94,7 @@ class Bench:
         search = msgspec.structs.replace(self.config.search, **changes)
         task = make_task(self.config.task)
         problems: Iterable[Problem] = task.problems("validation", self.num_problems, self.config.seed)
-        style, seed = self.config.task.style, self.config.seed
-        return [plant(problem, task, self.codec, style, search, seed=seed) for problem in problems]
+        return [plant(problem, task, self.codec, self.config.task.style, search) for problem in problems]
 
     def _calls(self, grove: Sequence[Tree]) -> Iterator[Call]:
         """What the trees asked of the engine."""

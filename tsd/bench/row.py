@@ -41,12 +41,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     num_duplicates: int
     duplicate_rate: float
     """Of samples: equal to an earlier one from the same state."""
-    transposition_rate: float
-    """Of nodes: the same state as an earlier one."""
     prefix_cache_hit_rate: float | None
     """Of engine calls: the state's keys and values were there. None where the engine does not say."""
-    grader_memo_hit_rate: float
-    """Of finished answers: graded before."""
     mean_depth: float
     max_depth: int
     truncated_share: float
@@ -84,9 +80,8 @@ class Timings:
 def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], timings: Timings) -> Row:
     """Sums a grove up."""
     nodes = [node for tree in grove for node in tree.root.walk()]
-    sims, expansions, graded, again, duplicates = (
-        sum(getattr(tree, name) for tree in grove)
-        for name in ("num_simulations", "num_expansions", "num_grades", "num_grades_reused", "num_duplicates")
+    sims, expansions, duplicates = (
+        sum(getattr(tree, name) for tree in grove) for name in ("num_simulations", "num_expansions", "num_duplicates")
     )
     seconds = timings.seconds
     return Row(
@@ -110,9 +105,7 @@ def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], tim
         num_collisions=sum(tree.num_collisions for tree in grove),
         num_duplicates=duplicates,
         duplicate_rate=duplicates / (expansions * config.search.num_samples),
-        transposition_rate=sum(tree.num_transpositions for tree in grove) / len(nodes),
         prefix_cache_hit_rate=timings.hit_rate,
-        grader_memo_hit_rate=again / max(1, graded + again),
         mean_depth=statistics.fmean(node.depth for node in nodes),
         max_depth=max(node.depth for node in nodes),
         truncated_share=statistics.fmean(node.status is Status.TRUNCATED for node in nodes),

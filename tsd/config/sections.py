@@ -115,8 +115,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Budget of a tree in generated tokens; 0 for none."""
     time_limit_s: NotNegative = 0.0
     """Budget of a tree in seconds; 0 for none."""
-    share_budget: bool = False
-    """Leave what an ended tree did not use to the generator's other trees, each at most its own budget again."""
     max_depth: Count = 12
     """Deepest node, in steps."""
     max_step_tokens: Count = 64
@@ -125,8 +123,6 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
     c_puct: NotNegative = 1.5
     """Weight of the exploration term."""
-    c_puct_base: NotNegative = 0.0
-    """AlphaZero's log schedule, c + log((1 + N + base) / base); 0 keeps c constant."""
     fpu_reduction: NotNegative = 0.2
     """First-play urgency: a child not yet visited is worth its parent's Q less this."""
     in_flight: Literal["virtual-loss", "wu-uct"] = "wu-uct"
@@ -135,31 +131,14 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Weight of a visit in flight under `virtual-loss`."""
     prior: Literal["multiplicity", "softmax", "length-normalised"] = "multiplicity"
     """How the K samples become a prior."""
-    collision: Literal["wait", "reselect"] = "wait"
-    """What an agent does at a node that another is expanding: wait and go on below it, or start again from the root."""
-    min_max_q: bool = False
-    """Scale Q to the range of values that the tree has seen."""
     rollout: bool = False
     """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
     widen_scale: Positive = 1.0
     """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
     widen_power: Share = 0.5
     """1 samples whole paths alone, as without search."""
-    root: Literal["puct", "gumbel"] = "puct"
-    """How the root chooses: pUCT, or Gumbel noise with sequential halving of the budget."""
-    root_noise: Share = 0.0
-    """Share of Dirichlet noise in the root's prior."""
-    root_noise_alpha: Positive = 0.3
-    """Its concentration."""
-    widen: Literal["never", "spent", "always"] = "never"
-    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely.
-    `always`: also where all its samples were one and the same step, at each doubling of its visits."""
-    merge_similar: Share = 0.0
-    """Steps from one state whose embeddings have at least this cosine are taken for one; 0 merges equal steps alone."""
-    embedding: str = "trigrams"
-    """Of steps, under `merge_similar`: `trigrams` of characters, or one that a package registers (tsd.embeddings)."""
-    transpositions: bool = False
-    """Nodes that the task takes for the same state share their value."""
+    widen: Literal["never", "spent"] = "never"
+    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely."""
     prune_dead: bool = False
     """End a path where the task says that nothing legal can follow."""
     grade_decided: bool = False
@@ -175,13 +154,11 @@ class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     choose: Literal["visits", "reward", "value"] = "reward"
     """The path that is finished, and without `whole_tree` sent first: most visited, best reward, or best Q."""
     num_paths: Count = 2
-    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones."""
+    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones, drawn evenly."""
     whole_tree: bool = True
     """Send the steps that search came to, as one trajectory, instead of paths."""
     min_visits: Count = 4
     """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
-    others: Literal["even", "best"] = "even"
-    """Which others: drawn evenly from the tree, or those of the highest rewards."""
 
 
 Method = Literal["mcts", "cispo", "best-of-n"]

@@ -65,9 +65,7 @@ def _search(config: Config, directory: Path | None, problems: Sequence[Problem])
     task = make_task(config.task)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
     search = replace(config.search, simulations=min(NUM_SIMULATIONS, config.search.simulations))
-    trees = [
-        plant(problem, task, generation.codec, config.task.style, search, seed=config.seed) for problem in problems
-    ]
+    trees = [plant(problem, task, generation.codec, config.task.style, search) for problem in problems]
     asyncio.run(_grow(trees, generation))
     return [record(tree, generation.codec.decode) for tree in trees]
 

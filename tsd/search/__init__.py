@@ -13,13 +13,12 @@ from tsd.search.node import Node, Status
 from tsd.search.plant import plant
 from tsd.search.record import NodeRecord, TreeRecord, record, resume, subtree, tree_hash
 from tsd.search.sampled import sample_paths
-from tsd.search.tree import Reserve, Tree
+from tsd.search.tree import Tree
 
 __all__ = [
     "Calibration",
     "Node",
     "NodeRecord",
-    "Reserve",
     "Status",
     "Tree",
     "TreeRecord",

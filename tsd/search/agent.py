@@ -15,8 +15,6 @@ from tsd.search.tree import Tree
 from tsd.types import Step
 
 OPEN = Status.OPEN
-MAX_RESELECTIONS = 4
-"""Times a simulation looks for another leaf, under `reselect`, before it waits after all."""
 
 
 async def search(tree: Tree, engine: Engine) -> None:
@@ -33,40 +31,34 @@ async def search(tree: Tree, engine: Engine) -> None:
 async def simulate(tree: Tree, engine: Engine) -> None:
     """One simulation: from the root to a leaf, its evaluation, and the backup of that evaluation.
 
-    At a node that another agent is expanding it waits and descends further (`wait`), or starts again from the root
-    (`reselect`): the path given up stays marked until the simulation's end, so that the next one leads elsewhere.
-    What is left in `paths` is unmarked.
-    Where the expansion left nothing to search below, it starts again too; what is known of ends is counted already.
+    At a node that another agent is expanding it waits and descends further. Where the expansion left nothing to search
+    below, it starts again from the root; what is known of ends is counted already.
     """
-    paths, config = [tree.enter()], tree.config
+    path = tree.enter()
     try:
-        while True:
-            path = paths[-1]
-            node = descend(tree, path)
-            if node.status is not OPEN:
-                return tree.backup(paths.pop(), node.end_value)
-            if not node.expanding:
-                tree.claim(node)
-                try:
-                    expansion = await engine.expand(tree.tokens(path), config.num_samples, tree.step_room(node))
-                    tree.expand(node, expansion)
-                finally:
-                    tree.release(node)
-                return tree.backup(paths.pop(), expansion.value)
+        while (node := descend(tree, path)).expanding:
             tree.num_collisions += 1
-            if config.collision == "reselect" and len(paths) <= MAX_RESELECTIONS:
-                paths.append(tree.enter())
-            else:
-                await tree.expanded(node)
-                if node.closed or node.spent:
-                    tree.unmark(paths.pop())
-                    paths.append(tree.enter())
-                if tree.root.closed:
-                    tree.num_simulations -= 1  # nothing was left for this one
-                    return
+            await tree.expanded(node)
+            if node.closed or node.spent:
+                tree.unmark(path)
+                path = tree.enter()
+            if tree.root.closed:
+                tree.num_simulations -= 1  # nothing was left for this one
+                return
+        if node.status is OPEN:
+            tree.claim(node)
+            try:
+                expansion = await engine.expand(tree.tokens(path), tree.config.num_samples, tree.step_room(node))
+                tree.expand(node, expansion)
+            finally:
+                tree.release(node)
+            value = expansion.value
+        else:
+            value = node.end_value
+        tree.backup(path, value)
+        path = []
     finally:
-        for path in paths:
-            tree.unmark(path)
+        tree.unmark(path)
 
 
 async def simulate_to_end(tree: Tree, engine: Engine) -> None:

@@ -24,7 +24,7 @@ def glance(tree: Tree, decode: Callable[[Sequence[int]], str]) -> Glance:
     return Glance(
         prompt=decode(tree.prompt),
         num_simulations=tree.num_simulations,
-        budget=tree.budget,
+        budget=tree.config.simulations,
         num_nodes=tree.num_nodes,
         solved=tree.solved,
         steps=tuple(steps),

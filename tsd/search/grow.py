@@ -23,7 +23,6 @@ async def grow(tree: Tree, engine: Engine) -> str:
             timer.cancel()
     reason = tree.stop_reason()
     assert reason is not None, "agents stop only when the tree is done"
-    tree.give_back()
     return reason
 
 

@@ -43,7 +43,7 @@ def lone(step: Step, grade: Grade) -> Trie:
 
 
 async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random.Random) -> list[Trie]:
-    """The chosen path first, then up to `num_paths - 1` other finished ones; no two are equal.
+    """The chosen path first, then up to `num_paths - 1` other finished ones, drawn evenly; no two are equal.
 
     With `whole_tree` one trie of the steps that search knows enough of. A chosen path that is not finished is finished
     by sampling the policy, then graded.
@@ -56,8 +56,6 @@ async def harvest(tree: Tree, engine: Engine, config: HarvestConfig, rng: random
         return [_trie(_known(tree, chosen, config.min_visits), chosen, rest, _rewards(tree))]
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL and node is not chosen]
     rng.shuffle(ends)
-    if config.others == "best":
-        ends.sort(key=lambda node: -node.end_value)
     return [_trie(chosen.path(), chosen, rest), *(_trie(end.path(), end) for end in ends[: config.num_paths - 1])]
 
 

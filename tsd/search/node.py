@@ -37,15 +37,15 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     prior: float
     """P among its siblings; they sum to 1."""
     visits: int = 0
-    """N: completed visits by way of this parent."""
+    """N: completed visits."""
     passed: int = 0
     """N + O: visits, and simulations that passed here and have not been backed up."""
     mean: float | None = None
-    """Of the values backed up, here and in other nodes of the same state; None before the first."""
+    """Of the values backed up; None before the first."""
     closed: bool = False
     """Nothing below is left to search."""
     value_sum: float = 0.0
-    """W: sum of the values backed up here."""
+    """W: sum of the values backed up."""
     made: "Sequence[Node]" = ()
     """Its children but those in `untouched`: what simulations have come to first, then the rest by falling prior."""
     untouched: list[Step] | None = None
@@ -68,8 +68,6 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     status: Status = Status.OPEN
     grade: Grade | None = None
     """Of a terminal node."""
-    state: "State | None" = None
-    """What it shares with other nodes, where the search asks the task for states."""
     value: float | None = None
     """V(s) from the value head, known once expanded."""
     expanding: bool = False
@@ -110,11 +108,6 @@ class Node(msgspec.Struct, eq=False, weakref=True):
         return self.passed - self.visits
 
     @property
-    def num_values(self) -> int:
-        """How many values `mean` is of."""
-        return self.state.num_values if self.state else self.visits
-
-    @property
     def q(self) -> float:
         """Mean of the values backed up; before the first, V where known, else 0."""
         return self.mean if self.mean is not None else self.value or 0.0
@@ -141,27 +134,3 @@ class Node(msgspec.Struct, eq=False, weakref=True):
             node = stack.pop()
             yield node
             stack += reversed(node.children)
-
-
-class State(msgspec.Struct, eq=False):
-    """Nodes from which, as the task says, the same can follow: they have one mean of values."""
-
-    nodes: "list[ref[Node]]"
-    """By age; weakly, as nodes hold their state."""
-    value_sum: float = 0.0
-    num_values: int = 0
-
-    @property
-    def mean(self) -> float | None:
-        """Of the values; None before the first."""
-        return self.value_sum / self.num_values if self.num_values else None
-
-    def back_up(self, value: float) -> None:
-        """A value counts for all of them."""
-        self.value_sum += value
-        self.num_values += 1
-        mean = self.mean
-        for one in self.nodes:
-            node = one()
-            assert node is not None, "its tree is growing"
-            node.mean = mean

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from tsd.config import SearchConfig
 from tsd.protocols import Grader, PromptStyle, Task, TextCodec
 from tsd.search.calibration import Calibration
-from tsd.search.similar import Similar, find_embedding
-from tsd.search.tree import Reserve, Tree
+from tsd.search.tree import Tree
 from tsd.types import Grade, Position, Problem
 
 
@@ -18,17 +17,11 @@ def plant(
     config: SearchConfig,
     *,
     grader: Grader | None = None,
-    reserve: Reserve | None = None,
     calibration: Calibration | None = None,
     learns: bool = False,
     seed: int = 0,
 ) -> Tree:
-    """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade.
-
-    Search by index goes by `calibration`, which `learns` from the tree.
-
-    Raises ValueError for an embedding that nobody has.
-    """
+    """A tree of nothing but its root, whose state is the problem's prompt; `grader` in place of the task's grade."""
 
     def grade(tokens: Sequence[int]) -> Grade:
         response = codec.decode(tokens)
@@ -36,22 +29,8 @@ def plant(
 
     def read(tokens: Sequence[int]) -> Position:
         position = task.read(problem, codec.decode(tokens))
-        # What is equal to the task, another grader may tell apart, by its length for one.
+        # What an answer will be worth to the task, it may not be to another grader.
         return position if grader is None else Position(dead=position.dead)
 
-    similar = None
-    if config.merge_similar:
-        embed = find_embedding(config.embedding)
-        similar = Similar(lambda tokens: embed(codec.decode(tokens)), config.merge_similar)
     prompt = codec.encode(task.prompt(problem, style))
-    return Tree(
-        prompt,
-        grade,
-        config,
-        read=read,
-        reserve=reserve,
-        similar=similar,
-        calibration=calibration,
-        learns=learns,
-        seed=seed,
-    )
+    return Tree(prompt, grade, config, read=read, calibration=calibration, learns=learns, seed=seed)

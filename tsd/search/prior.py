@@ -1,11 +1,9 @@
 """From sampled steps to priors over the distinct ones. Knows nothing about trees but their nodes."""
 
 import math
-import random
 from collections.abc import Sequence
 from typing import Literal, assert_never
 
-from tsd.config import SearchConfig
 from tsd.search.node import Node
 
 PriorKind = Literal["multiplicity", "softmax", "length-normalised"]
@@ -25,21 +23,7 @@ def set_priors(children: list[Node], kind: PriorKind) -> None:
     for child, weight in zip(children, weights, strict=True):
         child.prior = weight / total
     if min(weights) < max(weights):
-        order(children)
-
-
-def add_noise(children: list[Node], config: SearchConfig, rng: random.Random) -> None:
-    """Dirichlet noise mixed into priors, the root's (Silver et al., 2017)."""
-    share = config.root_noise
-    drawn = [rng.gammavariate(config.root_noise_alpha, 1.0) for _ in children]
-    for child, one in zip(children, drawn, strict=True):
-        child.prior = (1 - share) * child.prior + share * one / sum(drawn)
-    order(children)
-
-
-def order(children: list[Node]) -> None:
-    """Puts children as `Node.made` wants them."""
-    children.sort(key=lambda child: (not child.passed, -child.prior))
+        children.sort(key=lambda child: (not child.passed, -child.prior))  # as `Node.made` wants them
 
 
 def _by_probability(children: Sequence[Node], kind: Literal["softmax", "length-normalised"]) -> list[float]:

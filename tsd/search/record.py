@@ -11,7 +11,7 @@ import msgspec
 
 from tsd.config import SearchConfig
 from tsd.search.calibration import Calibration
-from tsd.search.node import Node, State, Status
+from tsd.search.node import Node, Status
 from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
 from tsd.types import Finish, Grade, Position, Step
@@ -43,15 +43,6 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value_sum: float = 0.0
     q: float = 0.0
     value: float | None = None
-    state: int | None = None
-    """Its place among `states`."""
-
-
-class StateRecord(msgspec.Struct, frozen=True):
-    """What nodes of one state share."""
-
-    value_sum: float
-    num_values: int
 
 
 class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +50,6 @@ class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: tuple[int, ...]
     nodes: tuple[NodeRecord, ...]
-    states: tuple[StateRecord, ...]
     num_simulations: int
     num_expansions: int
     num_generated: int
@@ -70,12 +60,10 @@ class TreeRecord(msgspec.Struct, frozen=True, kw_only=True):
 def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "") -> TreeRecord:
     """The tree as data; `decode` adds each step's text."""
     place = {node: i for i, node in enumerate(tree.root.walk())}
-    state_place = {state: i for i, state in enumerate(dict.fromkeys(node.state for node in place if node.state))}
     return TreeRecord(
         prompt=tree.prompt,
         prompt_text=decode(tree.prompt),
-        nodes=tuple(_node_record(node, place, state_place, decode) for node in place),
-        states=tuple(StateRecord(state.value_sum, state.num_values) for state in state_place),
+        nodes=tuple(_node_record(node, place, decode) for node in place),
         num_simulations=tree.num_simulations,
         num_expansions=tree.num_expansions,
         num_generated=tree.num_generated,
@@ -83,9 +71,7 @@ def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "
     )
 
 
-def _node_record(
-    node: Node, place: dict[Node, int], state_place: dict[State, int], decode: Callable[[Sequence[int]], str]
-) -> NodeRecord:
+def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[int]], str]) -> NodeRecord:
     step = node.step or Step((), (), (), "step", 0)
     return NodeRecord(
         parent=NO_PARENT if node.parent is None else place[node.parent],
@@ -105,7 +91,6 @@ def _node_record(
         value_sum=node.value_sum,
         q=node.q,
         value=node.value,
-        state=None if node.state is None else state_place[node.state],
     )
 
 
@@ -128,11 +113,6 @@ def resume(
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
             raise ValueError(f"node {i} names {saved_node.parent} as its parent; expected a node before it")
         nodes.append(_node(saved_node, nodes, tree.root))
-    states = [State([], one.value_sum, one.num_values) for one in saved.states]
-    for node, saved_node in zip(nodes, saved.nodes, strict=True):
-        if saved_node.state is not None:
-            node.state = states[saved_node.state]
-            node.state.nodes.append(ref(node))
     for node in reversed(nodes):
         node.closed = node.status is not Status.OPEN
         if node.children and tree.index is None:
@@ -142,14 +122,6 @@ def resume(
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated = saved.num_expansions, saved.num_generated
     tree.num_solutions = sum(one.grade.exact for one in nodes if one.grade)
-    tree.num_transpositions = sum(len(state.nodes) - 1 for state in states)
-    if tree.read is not None:
-        for node in nodes[1:]:
-            key = tree.read(tree.response(node)).key
-            if key is not None and node.grade is not None:
-                tree.grades.setdefault(key, node.grade)
-            elif key is not None and node.status is Status.OPEN and key not in tree.states:
-                node.state = tree.states[key] = node.state or State([ref(node)], node.value_sum, node.visits)
     return tree
 
 
@@ -166,7 +138,7 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
     for name in ("status", "grade", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
     node.passed = saved.visits
-    node.mean = saved.q if saved.visits or saved.state is not None else None
+    node.mean = saved.q if saved.visits else None
     return node
 
 
@@ -194,8 +166,6 @@ def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
     for one in below:
         one.depth -= depth
         one.num_path_tokens -= num_tokens
-        if one.state is not None:
-            one.value_sum, one.state = one.q * one.visits, None
     node.up = node.step = None
     new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
     new.num_solutions = sum(one.grade.exact for one in below if one.grade)

@@ -1,15 +1,14 @@
 """Where a simulation goes: pUCT (Silver et al., 2017), with visits in flight accounted for.
 
-score = Q + c(s) * P * sqrt(sum over siblings of N + O) / (1 + N + O)
+score = Q + c * P * sqrt(sum over siblings of N + O) / (1 + N + O)
 
 Q with `wu-uct` (Liu et al., 2020) is that of completed visits alone; with `virtual-loss` each visit in flight counts
 as `virtual_loss` visits lost at the worst reward, so that it never raises a Q, negative ones included. The first is
 the second with a weight of 0.
 """
 
-from math import inf, log, sqrt
+from math import inf, sqrt
 
-from tsd.config import SearchConfig
 from tsd.search.node import WORST_REWARD, Node
 from tsd.search.tree import Tree
 
@@ -20,10 +19,8 @@ def descend(tree: Tree, path: list[Node]) -> Node:
     Best: the highest score among children with something left below, the first of equals. This is the search's
     hottest loop, so it is plain arithmetic on local names.
     """
-    config, gumbel, shared = tree.config, tree.gumbel, tree.num_transpositions > 0
-    reduction, log_schedule = config.fpu_reduction, config.c_puct_base > 0
-    # With Q in units of a range, exploration counts for as much more as the range is wide.
-    scale = tree.q_range if log_schedule else tree.q_range * config.c_puct
+    config = tree.config
+    reduction, c = config.fpu_reduction, config.c_puct
     loss = config.virtual_loss if config.in_flight == "virtual-loss" else 0.0
     rollout, scale_n, power = config.rollout, config.widen_scale, config.widen_power
     spends = rollout or config.widen != "never"
@@ -38,17 +35,11 @@ def descend(tree: Tree, path: list[Node]) -> Node:
             break
         if len(children) == 1 and untouched is None:
             best = children[0]
-            if tree.widens(node):
-                break
-        elif gumbel is not None and node is tree.root:
-            best = gumbel.choose(node)
         elif not children:
             best = node.make_child()
         else:
             total = node.passed - apart
-            weight = scale * sqrt(total) if total > 1 else scale
-            if log_schedule:
-                weight *= exploration(total, config)
+            weight = c * sqrt(total) if total > 1 else c
             best, highest = children[0], -inf
             for child in children:
                 if child.closed:
@@ -61,7 +52,7 @@ def descend(tree: Tree, path: list[Node]) -> Node:
                 score = q + weight * child.prior / (1 + passed)
                 if score > highest:
                     best, highest = child, score
-                if not (passed or shared):
+                if not passed:
                     break  # untouched, and so are those after it, which have no larger prior
             if untouched is not None and (node.mean or 0.0) - reduction + weight * node.untouched_prior > highest:
                 best = node.make_child()
@@ -74,10 +65,4 @@ def descend(tree: Tree, path: list[Node]) -> Node:
 def with_losses(child: Node, loss: float) -> float:
     """Q with each visit in flight as `loss` visits lost."""
     num_lost = loss * child.in_flight
-    num_values = child.num_values
-    return ((child.mean or 0.0) * num_values + num_lost * WORST_REWARD) / (num_values + num_lost)
-
-
-def exploration(total: int, config: SearchConfig) -> float:
-    """c(s) growing with the logarithm of the visits, as in AlphaZero's published pseudocode."""
-    return config.c_puct + log((1 + total + config.c_puct_base) / config.c_puct_base)
+    return ((child.mean or 0.0) * child.visits + num_lost * WORST_REWARD) / (child.visits + num_lost)

@@ -5,45 +5,24 @@ about engines, coroutines or what the tokens say.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from weakref import ref
 
 from tsd.config import SearchConfig
 from tsd.search.calibration import Calibration
-from tsd.search.gumbel import GumbelRoot
 from tsd.search.index import Index
-from tsd.search.node import Node, State, Status
-from tsd.search.prior import add_noise, set_priors
-from tsd.search.similar import Similar
+from tsd.search.node import Node, Status
+from tsd.search.prior import set_priors
 from tsd.types import Expansion, Grade, Position, Step
-
-
-@dataclass(slots=True)
-class Reserve:
-    """Simulations that ended trees did not need. Trees of one reserve may go on with them past their own budget."""
-
-    num_simulations: int = 0
 
 
 class Tree:
     """One problem's search.
 
     `grade` is called once for each new finished answer, and `read` for each new step where the search uses what a task
-    knows of it; both take the response's tokens so far. `similar` finds steps that are nearly equal. `seed` is for the
-    root's noise alone.
+    knows of it; both take the response's tokens so far. Search by index goes by `calibration`, which with `learns` is
+    taught by the tree, and draws from `seed`.
     """
-
-    # With more than 29 attributes in a dictionary, CPython 3.11 looks each up anew: a twentieth of a simulation.
-    __slots__ = (
-        *("prompt", "grade", "config", "read", "reserve", "similar", "rng", "root", "gumbel", "index", "states"),
-        "grades",
-        *("budget", "expired", "num_solutions", "q_range", "_q_low", "_q_high", "_arrivals"),
-        *("num_simulations", "num_expansions", "num_nodes", "num_generated", "num_expanding", "num_collisions"),
-        *("num_tokens_to_solve", "num_simulations_to_solve", "num_duplicates", "num_transpositions"),
-        *("num_grades", "num_grades_reused", "__weakref__"),
-    )
 
     def __init__(
         self,
@@ -52,33 +31,21 @@ class Tree:
         config: SearchConfig,
         *,
         read: Callable[[Sequence[int]], Position] | None = None,
-        reserve: Reserve | None = None,
-        similar: Similar | None = None,
         calibration: Calibration | None = None,
         learns: bool = False,
         seed: int = 0,
     ) -> None:
         self.prompt, self.grade, self.config = tuple(prompt), grade, config
-        self.read = read if config.transpositions or config.prune_dead or config.grade_decided else None
-        self.reserve, self.similar, self.rng = reserve, similar, random.Random(seed)
+        self.read = read if config.prune_dead or config.grade_decided else None
         self.root = Node(up=None, step=None, prior=1.0)
         self.index: Index | None = None
-        """Of trees that are searched by index."""
+        """Of a tree that is searched by index."""
         if config.kind == "index":
             self.index = Index(self.root, calibration or Calibration(), learns=learns, seed=seed)
-        self.gumbel = GumbelRoot(config, self.rng) if config.root == "gumbel" else None
-        self.states: dict[str, State] = {}
-        """Of open nodes, by the task's key."""
-        self.grades: dict[str, Grade] = {}
-        """Of answers, by the task's key."""
-        self.budget = config.simulations
         self.expired = False
         """Its time is up."""
         self.num_solutions = 0
         """Different paths that solve the problem."""
-        self.q_range = 1.0
-        """The unit of Q: where it is normalised, the range of the values backed up so far."""
-        self._q_low, self._q_high = float("inf"), -float("inf")
         self._arrivals: dict[Node, asyncio.Event] = {}
         """Of nodes being expanded, those that somebody waits for."""
         self.num_simulations = 0
@@ -97,9 +64,6 @@ class Tree:
         """Times an agent found its leaf being expanded by another."""
         self.num_duplicates = 0
         """Samples merged into an equal one."""
-        self.num_transpositions = 0
-        """Nodes that share an earlier one's statistics."""
-        self.num_grades = self.num_grades_reused = 0
 
     @property
     def solved(self) -> bool:
@@ -108,8 +72,7 @@ class Tree:
 
     def begin(self) -> bool:
         """Takes one simulation from the budget; False when the tree is done."""
-        reason = self.stop_reason()
-        if reason is not None and not (reason == "simulations" and self._draw_on_reserve()):
+        if self.stop_reason() is not None:
             return False
         self.num_simulations += 1
         return True
@@ -125,23 +88,9 @@ class Tree:
             return "seconds"
         if config.max_tokens and self.num_generated >= config.max_tokens:
             return "tokens"
-        if self.num_simulations >= self.budget:
+        if self.num_simulations >= config.simulations:
             return "simulations"
         return None
-
-    def give_back(self) -> None:
-        """Leaves what is left of the budget to the other trees of the reserve."""
-        if self.reserve is not None:
-            self.reserve.num_simulations += self.budget - self.num_simulations
-            self.budget = self.num_simulations
-
-    def _draw_on_reserve(self) -> bool:
-        """One simulation more, up to twice what the tree was given."""
-        if self.reserve is None or not self.reserve.num_simulations or self.budget >= 2 * self.config.simulations:
-            return False
-        self.reserve.num_simulations -= 1
-        self.budget += 1
-        return True
 
     def state(self, node: Node) -> tuple[int, ...]:
         """Prompt and response up to a node, as the engine takes it."""
@@ -171,13 +120,6 @@ class Tree:
         room, longest = self.config.max_path_tokens - node.num_path_tokens, self.config.max_step_tokens
         return room if room < longest else longest  # `min` costs as much as the rest of this
 
-    def widens(self, node: Node) -> bool:
-        """Whether a node whose samples all coincided should be sampled again: once more at each doubling of visits."""
-        if self.config.widen != "always" or node.expanding:
-            return False
-        num_draws = max(1, node.made[0].num_drawn // self.config.num_samples)
-        return node.visits >= 1 << num_draws
-
     def claim(self, node: Node) -> None:
         """One agent expands `node`; others will wait."""
         node.expanding = True
@@ -205,17 +147,11 @@ class Tree:
             node.passed -= 1
 
     def backup(self, path: Sequence[Node], value: float) -> None:
-        """One evaluation completes a visit to every node it passed. It counts once in every state."""
+        """One evaluation completes a visit to every node it passed."""
         for node in path:
             node.visits = visits = node.visits + 1
             node.value_sum = value_sum = node.value_sum + value
             node.mean = value_sum / visits
-        if self.states:
-            # A path may meet a state again.
-            for state in dict.fromkeys(node.state for node in path if node.state):
-                state.back_up(value)
-        if self.config.min_max_q:
-            self._widen_range(value)
 
     def expand(self, node: Node, expansion: Expansion) -> None:
         """Gives a node its value and children."""
@@ -227,9 +163,7 @@ class Tree:
     def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
         """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
         config = self.config
-        if node.made or self.read is not None or self.similar is not None:
-            return False
-        if config.prior != "multiplicity" or config.root_noise:
+        if node.made or self.read is not None or config.prior != "multiplicity":
             return False
         room = config.max_path_tokens - node.num_path_tokens if node.depth + 1 < config.max_depth else 0
         known: list[tuple[int, ...]] = []
@@ -253,7 +187,7 @@ class Tree:
         `num_shared` of their tokens were known and cost nothing. Returns the child that the last sample is.
         """
         node.spent = False
-        old, config, similar = node.children, self.config, self.similar
+        old, config = node.children, self.config
         depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
         longest = config.max_path_tokens if depth < config.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated - num_shared
@@ -267,12 +201,6 @@ class Tree:
                 continue
             num_path_tokens = num_above + len(tokens)
             child = Node(up, step, share, depth=depth, num_path_tokens=num_path_tokens, born=born)
-            if similar is not None and step.finish == "step":
-                first = similar.first_of_kind(node, child)
-                if first is not child:
-                    child = first
-                    child.num_drawn += 1
-                    continue
             known.append(tokens)
             children.append(child)
             if may_end or step.finish != "step" or num_path_tokens >= longest:
@@ -285,8 +213,6 @@ class Tree:
         self.num_duplicates += len(steps) - num_new
         if config.prior != "multiplicity" or old or num_new < len(steps):
             set_priors(children, config.prior)
-        if config.root_noise and node is self.root:
-            add_noise(children, config, self.rng)
         self.num_expansions += 1
         if self.index is None:
             self.close(node)
@@ -297,9 +223,8 @@ class Tree:
         config = self.config
         if step.finish == "end":
             child.status = Status.TERMINAL
-            child.grade = self._grade(child)
-            if child.grade.exact:
-                self.num_solutions += 1
+            child.grade = self.grade(self.response(child))
+            self.num_solutions += child.grade.exact
             if child.grade.exact and self.num_solutions == 1:
                 self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
         elif (
@@ -320,32 +245,7 @@ class Tree:
         if position.outcome is not None and self.config.grade_decided:
             child.status, child.grade = Status.TERMINAL, position.outcome
             return True
-        if position.key is not None and self.config.transpositions:
-            state = child.state = self.states.setdefault(position.key, State([]))
-            if state.nodes:
-                self.num_transpositions += 1
-                child.mean = state.mean
-            state.nodes.append(ref(child))
         return False
-
-    def _grade(self, child: Node) -> Grade:
-        """Equal answers, by the task's key, are graded once."""
-        response = self.response(child)
-        position = self.read(response) if self.read is not None else None
-        key = None if position is None else position.key
-        if key is not None and key in self.grades:
-            self.num_grades_reused += 1
-            return self.grades[key]
-        self.num_grades += 1
-        grade = self.grade(response)
-        if key is not None:
-            self.grades[key] = grade
-        return grade
-
-    def _widen_range(self, value: float) -> None:
-        """Min-max normalisation (Schrittwieser et al., 2020), over the values backed up."""
-        self._q_low, self._q_high = min(self._q_low, value), max(self._q_high, value)
-        self.q_range = self._q_high - self._q_low or 1.0
 
     def close(self, node: Node | None) -> None:
         """Closes nodes upward as long as nothing is left below them.

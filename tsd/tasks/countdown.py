@@ -143,12 +143,9 @@ class Countdown:
         return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
 
     def read(self, problem: Problem, response: str) -> Position:
-        """Equal answers, and equal numbers on the table after the last step. Dead once a step breaks the rules.
-
-        Decided where one number is left that is not the target.
-        """
-        if (opening := response.rfind("<answer>")) >= 0:
-            return Position(key=response[opening:].replace(" ", ""))
+        """Dead once a step breaks the rules; decided where one number is left that is not the target."""
+        if "<answer>" in response:
+            return Position()
         asked = question(problem)
         table = Counter(asked.input)
         for step in response.split("</step>")[:-1]:
@@ -159,11 +156,10 @@ class Countdown:
             if after != _played(table, int(found[1]), found[2], int(found[3])):
                 return Position(dead=True)
             table = after
-        left = sorted(table.elements())
-        outcome = None
-        if len(left) == 1 and left[0] != asked.target:
-            outcome = Grade(reward=_reward(Fraction(left[0]), asked.target), exact=False, well_formed=True)
-        return Position(key=" ".join(map(str, left)), outcome=outcome)
+        left = list(table.elements())
+        if len(left) > 1 or left[0] == asked.target:
+            return Position()
+        return Position(outcome=Grade(_reward(Fraction(left[0]), asked.target), exact=False, well_formed=True))
 
 
 def response(game: tuple[Move, ...]) -> str:

@@ -194,5 +194,5 @@ class Gym:
         return Grade(reward=max(0.0, min(1.0, score)), exact=score >= 1.0, well_formed=True)
 
     def read(self, problem: Problem, response: str) -> Position:
-        """Equal answers are equal; of steps it can tell nothing."""
-        return Position(key=answer_of(response))
+        """Of steps it can tell nothing."""
+        return Position()

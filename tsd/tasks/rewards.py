@@ -72,14 +72,9 @@ def make_grader(
 def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None) -> dict[str, Reward]:
     """The rewards that have a weight; `registered` is what packages offer, where that is not to be looked up.
 
-    Raises ValueError for a name nobody has, one that cannot be loaded, and a search that the mix would mislead.
+    Raises ValueError for a name nobody has, and for one that cannot be loaded.
     """
-    rewards = built_in(config.search.max_path_tokens)
-    weights = config.reward.weights
-    if config.search.transpositions and config.reward != RewardConfig():
-        raise ValueError(
-            "search.transpositions: expected false beside reward.weights: states are equal to the task's reward alone"
-        )
+    rewards, weights = built_in(config.search.max_path_tokens), config.reward.weights
     if weights.keys() <= rewards.keys():
         return rewards
     offered = {point.name: point for point in (entry_points(group=GROUP) if registered is None else registered)}

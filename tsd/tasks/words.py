@@ -100,5 +100,5 @@ class Words:
         return EXACT if number == read_number(_decoder.decode(problem.text).answer) else WRONG
 
     def read(self, problem: Problem, response: str) -> Position:
-        """Equal answers are equal; of steps it can tell nothing."""
-        return Position(key=answer_of(response))
+        """Of steps it can tell nothing."""
+        return Position()
