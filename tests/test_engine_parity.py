@@ -129,6 +129,16 @@ async def test_a_cancelled_call_leaves_the_engine_and_other_calls_alone(served: 
     await check_parity(served, "after cancelled calls", num_prompts=8)
 
 
+async def test_a_sample_begins_with_no_excluded_token_and_its_logprobs_are_the_policys(served: Served) -> None:
+    prompts, rows = served.prompts(8, seed=5), served.case.num_rows
+    for prompt in prompts:
+        allowed = {served.policy.causal.config.vocab_size - 1 - i for i in range(3)} if rows > 30 else {5, 7}
+        excluded = [token for token in range(rows) if token not in allowed]
+        expansion = await served.engine.expand(prompt, 4, 12, excluded)
+        assert {step.tokens[0] for step in expansion.steps} <= allowed
+        assert max(served.differences(prompt, expansion.steps)) <= TOLERANCE
+
+
 async def test_a_cancelled_load_is_whole_or_not_at_all(served: Served) -> None:
     update = served.policy.weights(served.engine.version + 1)  # the same weights: either outcome keeps the twin right
     load = asyncio.create_task(served.engine.load(update))

@@ -4,6 +4,7 @@ Knows nothing about training; generators keep a calibration up while the policy 
 """
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from tsd.model.files import CALIBRATION_FILE
 from tsd.protocols import Engine, Task
 from tsd.search import Calibration
 from tsd.search.calibration import strength_of
-from tsd.types import Problem
+from tsd.search.harvest import NO_END
+from tsd.types import Grade, Problem
 
 NUM_PROBLEMS, NUM_SAMPLES = 250, 32
 """How many problems of the training set are sampled, and how often each."""
 NUM_IN_FLIGHT = 16
+RUNNING = "calibration-{}.json"
+"""In a run's directory: what its generator of that number goes by, as of its last weights."""
 
 
 async def calibrate(generation: Generation, task: Task, config: Config) -> Calibration:
@@ -32,9 +36,9 @@ async def calibrate(generation: Generation, task: Task, config: Config) -> Calib
         for problem in waiting:
             paths = [_path(generation, task, config, problem) for _ in range(NUM_SAMPLES)]
             found = await asyncio.gather(*paths)
-            num_solved.append(sum(solved for *_, solved in found))
-            for values, lengths, solved in found:
-                calibration.add(values, lengths, solved, fades=False)
+            num_solved.append(sum(grade.exact for *_, grade in found))
+            for values, lengths, grade in found:
+                calibration.add(values, lengths, grade.reward, grade.exact, fades=False)
 
     async with asyncio.TaskGroup() as group:
         for number in range(NUM_IN_FLIGHT):
@@ -45,8 +49,8 @@ async def calibrate(generation: Generation, task: Task, config: Config) -> Calib
 
 async def _path(
     generation: Generation, task: Task, config: Config, problem: Problem
-) -> tuple[Sequence[float], Sequence[int], bool]:
-    """One path of the policy: V after each of its steps, their lengths, and whether it solves the problem."""
+) -> tuple[Sequence[float], Sequence[int], Grade]:
+    """One path of the policy: V after each of its steps, their lengths, and what it is worth."""
     prompt, search = generation.codec.encode(task.prompt(problem, config.task.style)), config.search
     engine: Engine = generation.engine
     response: tuple[int, ...] = ()
@@ -58,10 +62,10 @@ async def _path(
         values.append(step.values[-1])
         lengths.append(len(step.tokens))
         if step.finish == "end":
-            return values, lengths, task.grade(problem, generation.codec.decode(response)).exact
+            return values, lengths, task.grade(problem, generation.codec.decode(response))
         if step.finish == "length":
             break
-    return values, lengths, False
+    return values, lengths, NO_END
 
 
 def load_calibration(directory: Path | None) -> Calibration:
@@ -75,8 +79,15 @@ def load_calibration(directory: Path | None) -> Calibration:
         raise ValueError(f"{path} is no calibration: {error}; delete it, and `tsd calibrate` makes another") from None
 
 
-def save_calibration(calibration: Calibration, directory: Path) -> None:
-    """Beside a model's weights."""
-    partial = directory / f"{CALIBRATION_FILE}.partial"
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """As a whole, or not at all."""
+    partial = path.with_suffix(".partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
-    partial.rename(directory / CALIBRATION_FILE)
+    partial.rename(path)
+
+
+def keep_newest(run_dir: Path, checkpoint: Path) -> None:
+    """A checkpoint gets the calibration that one of the run's generators wrote last, where search goes by one."""
+    written = sorted(run_dir.glob(RUNNING.format("*")), key=lambda path: path.stat().st_mtime_ns)
+    if written:
+        shutil.copyfile(written[-1], checkpoint / CALIBRATION_FILE)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tsd.calibrate import load_calibration
+from tsd.calibrate import RUNNING, load_calibration, save_calibration
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
@@ -126,6 +126,8 @@ class Generator:
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
         pause_s = await self.engine.load(update)
+        if self.config.search.kind == "index":
+            save_calibration(self.calibration, self.run_dir / RUNNING.format(self.index))
         self.metrics.write(
             WeightsRow(
                 source=f"generator-{self.index}",
@@ -221,9 +223,9 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, event)
-        reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec)
-        calibration = load_calibration(directory)
+        calibration = load_calibration(checkpoint or directory)
         calibration.fade(KEPT_PATHS)
+        reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(
             index,
             run_dir,

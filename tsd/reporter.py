@@ -16,11 +16,13 @@ import msgspec
 from tsd.observe.live import write_glance
 from tsd.observe.metrics import GeneratorRow, MetricsWriter
 from tsd.protocols import CountsCacheHits, Engine, TextCodec
-from tsd.search import Tree, glance
+from tsd.search import Calibration, Tree, glance
 from tsd.transport.trajectories import Outbox
 
 REPORT_EVERY_S = 2.0
 LAG_PROBE_S = 0.05
+BLIND = 0.02
+"""Of the rewards' variance: what explains no more than that is a V that says nothing."""
 
 
 class Counters(msgspec.Struct):
@@ -44,6 +46,7 @@ class Reporter:
     engine: Engine
     outbox: Outbox
     codec: TextCodec
+    calibration: Calibration
     counters: Counters = field(default_factory=Counters)
     growing: list[Tree] = field(default_factory=list)
     """Trees under way, the oldest first."""
@@ -51,6 +54,7 @@ class Reporter:
     """Trees finished that wait for room among what is out."""
     loop_lag_s: float = 0.0
     """Longest since the last report."""
+    has_warned: bool = False
 
     def count(self, tree: Tree) -> None:
         """A tree is finished."""
@@ -67,6 +71,7 @@ class Reporter:
             if isinstance(self.engine, CountsCacheHits):
                 self.counters.cache_hits, self.counters.cache_lookups = self.engine.cache_hits
             self.metrics.write(self._row(before, time.monotonic() - started))
+            self._warn_of_blindness()
             before, started, self.loop_lag_s = msgspec.structs.replace(self.counters), time.monotonic(), 0.0
             if self.index == 0 and self.growing:
                 seen = glance(self.growing[0], self.codec.decode)
@@ -86,9 +91,18 @@ class Reporter:
             solved_share=(now.num_solved - before.num_solved) / trees if trees else None,
             loop_lag_s=self.loop_lag_s,
             cache_hit_share=(now.cache_hits - before.cache_hits) / lookups if lookups else None,
+            value_explains=self.calibration.explained,
             num_out=self.outbox.num_out,
             num_waiting=self.num_waiting,
         )
+
+    def _warn_of_blindness(self) -> None:
+        """Once: a search that goes by V is no better than samples where V says nothing."""
+        explained = self.calibration.explained
+        if explained and max(explained) < BLIND and not self.has_warned:
+            self.has_warned = True
+            said = f"V is blind: after no step does it explain more than {max(0.0, *explained):.0%} of a path's reward"
+            self.metrics.event(f"generator-{self.index}", f"{said}; search by index is then hardly more than samples")
 
     async def watch_loop(self) -> None:
         """Measures how late the event loop runs, until cancelled."""

@@ -29,6 +29,7 @@ import msgspec
 import torch
 
 from tsd.books import USED_FILE
+from tsd.calibrate import keep_newest
 from tsd.child import beat, new_life, run_child
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
@@ -237,6 +238,7 @@ class Trainer:
         def save(directory: Path) -> None:
             give(self.group, Save())
             self.learner.save(directory)
+            keep_newest(self.run_dir, directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
         self.saved = state.consumed

@@ -322,7 +322,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.loss.advantage != "auto":
             return self.loss.advantage
         if self.whole_tree:
-            return "tree" if self.search.rollout else "sibling"
+            return "tree" if self.search.rollout or self.search.kind == "index" else "sibling"
         return "group" if self.method == "cispo" else "value"
 
     def __post_init__(self) -> None:

@@ -114,6 +114,9 @@ class GeneratorRow(Struct, frozen=True, kw_only=True, tag="generator", tag_field
     """Longest the event loop was late in this interval, in seconds."""
     cache_hit_share: float | None = None
     """Of the states it expanded in this interval, those whose keys and values were there; None where it cannot tell."""
+    value_explains: tuple[float, ...] = ()
+    """Share of the variance of paths' rewards that V explains after their first step, second, and so on: of paths that
+    search by index ran to their end whatever V said. Empty before there are some."""
     num_out: int = 0
     """Trajectories finished, of this life, and not used yet."""
     num_waiting: int = 0

@@ -141,7 +141,8 @@ async def _follow(
             prospect.fail(SOLVED_FAILS if solved else 1.0)
             if whole:
                 steps = [node.step for node in path if node.step is not None]
-                index.calibration.add([step.values[-1] for step in steps], [len(step.tokens) for step in steps], solved)
+                values, lengths = [step.values[-1] for step in steps], [len(step.tokens) for step in steps]
+                index.calibration.add(values, lengths, child.end_value, solved)
             return child.end_value
         following = index.enter(child, prospect)
         if not whole and (tree.stop_reason() not in (None, "simulations") or not index.is_best(following)):

@@ -10,6 +10,7 @@ import msgspec
 
 DEEPEST = 5
 """States of this depth and deeper are counted as one."""
+ENOUGH_PATHS = 50.0
 BINS = 10
 """Bins of V in a unit."""
 NEIGHBOURS = ((0, 1.0), (-1, 0.5), (1, 0.5))
@@ -32,6 +33,27 @@ class Counts(msgspec.Struct):
         self.num_tokens = self.num_tokens * kept + num_tokens
 
 
+class Sight(msgspec.Struct):
+    """How well V foretold the rewards of paths that came by: faded sums over them."""
+
+    num_paths: float = 0.0
+    rewards: float = 0.0
+    reward_squares: float = 0.0
+    error_squares: float = 0.0
+
+    def add(self, reward: float, value: float, kept: float) -> None:
+        self.num_paths = self.num_paths * kept + 1
+        self.rewards = self.rewards * kept + reward
+        self.reward_squares = self.reward_squares * kept + reward**2
+        self.error_squares = self.error_squares * kept + (reward - value) ** 2
+
+    @property
+    def explained(self) -> float:
+        """1 - mean (R - V)^2 / Var(R): the share of the rewards' variance that V explains; 0 where all are equal."""
+        variance = self.reward_squares / self.num_paths - (self.rewards / self.num_paths) ** 2
+        return 1 - self.error_squares / self.num_paths / variance if variance > 1e-9 else 0.0
+
+
 class Calibration(msgspec.Struct):
     """The default is what is believed of a model that nobody has looked at: one path in ten is right, V is no sign."""
 
@@ -42,6 +64,13 @@ class Calibration(msgspec.Struct):
     own solve rates have."""
     states: dict[str, Counts] = {}
     """By depth and bin of V."""
+    sight: list[Sight] = []
+    """After each step, the first one first, as deep as DEEPEST."""
+
+    @property
+    def explained(self) -> tuple[float, ...]:
+        """What V explains of the rewards, after each step; of steps that enough paths have come to."""
+        return tuple(sight.explained for sight in self.sight if sight.num_paths >= ENOUGH_PATHS)
 
     @property
     def solve_rate(self) -> float:
@@ -68,18 +97,26 @@ class Calibration(msgspec.Struct):
                 num_tokens += weight * counts.num_tokens
         return num_solved / num_paths, num_tokens / num_paths
 
-    def add(self, values: Sequence[float], lengths: Sequence[int], solved: bool, *, fades: bool = True) -> None:
-        """A path that was run to its end: V after each of its steps, and the tokens of each.
+    def add(
+        self, values: Sequence[float], lengths: Sequence[int], reward: float, solved: bool, *, fades: bool = True
+    ) -> None:
+        """A path that was run to its end: V after each of its steps, and the tokens of each; what it came to.
 
         Older paths fade for it, unless they are all of one policy.
         """
-        left = sum(lengths)
-        self.paths.add(solved, left, KEPT_OF_PATHS if fades else 1.0)
+        left, kept = sum(lengths), KEPT_OF_PATHS if fades else 1.0
+        self.paths.add(solved, left, kept)
         for depth, (value, length) in enumerate(zip(values, lengths, strict=True), start=1):
             left -= length
             if left:  # after the last step there is no state to be judged
                 counts = self.states.setdefault(_key(depth, round(value * BINS)), Counts())
                 counts.add(solved, left, KEPT_OF_STATES if fades else 1.0)
+                self._see(depth, reward, value, kept)
+
+    def _see(self, depth: int, reward: float, value: float, kept: float) -> None:
+        if depth <= DEEPEST:
+            self.sight += [Sight() for _ in range(depth - len(self.sight))]
+            self.sight[depth - 1].add(reward, value, kept)
 
     def fade(self, num_paths: float) -> None:
         """What it knows counts as at most so many paths from here on: the policy is about to move."""
