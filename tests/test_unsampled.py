@@ -52,14 +52,14 @@ def test_places_are_drawn_in_proportion_to_their_mass() -> None:
     unsampled, rng = Unsampled(), random.Random(0)
     for tokens in ((1, 1, 1), (1, 2, 3), (3, 1, 1)):
         unsampled.add(known(tokens))
-    expected = {tokens: place.mass / unsampled.mass for tokens, place in unsampled.places.items()}
+    expected = {at: place.mass / unsampled.mass for at, place in unsampled.places.items()}
     count = dict.fromkeys(expected, 0)
     for _ in range(20_000):
-        tokens, excluded = unsampled.draw(rng)
-        assert set(excluded) == set(unsampled.places[tokens].known)
-        unsampled.give_back(tokens)
-        count[tokens] += 1
-    assert all(count[tokens] / 20_000 == pytest.approx(share, abs=0.015) for tokens, share in expected.items())
+        drawn, excluded = unsampled.draw(rng)
+        assert set(excluded) == set(unsampled.places[drawn].known)
+        unsampled.give_back(drawn)
+        count[drawn] += 1
+    assert all(count[at] / 20_000 == pytest.approx(share, abs=0.015) for at, share in expected.items())
 
 
 def test_a_place_under_way_counts_as_known_until_it_is_given_back() -> None:

@@ -127,19 +127,26 @@ def evaluate(
         Path, typer.Option(metavar="FILE", help='JSONL, a problem a line: `{"input":[5,13,5,9],"target":31}`.')
     ],
     k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature, above 0.")] = 0.2,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature, above 0. [default: 0.2; with --search 1]")
+    ] = None,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
     style: Annotated[
         Literal["chat", "compact", "digits"] | None,
         typer.Option(help="How problems are worded. [default: chat where the model has a chat template, else compact]"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the file's first N problems.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Compare search with samples: problems solved, and what each costs.")
+    ] = False,
     set_: Settings = None,
     json: Json = False,
 ) -> None:
     """Measure a model on a file of problems: mean@k, pass@k, share of legal answers.
 
     Samples the model alone, without search; an answer counts only when it is exact. Progress is on standard error.
+    With --search: problems solved per 1,000 tokens by search, by independent samples, by the best of 16 by V, and by
+    the majority of 16; search.max_tokens is the budget of the first two.
 
     Examples:
 
@@ -150,9 +157,17 @@ def evaluate(
     - `tsd eval --model models/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
     --set engine.max_model_tokens=2048 --set search.max_path_tokens=1024`: longer answers
     """
-    from tsd.commands import FileEvaluation, as_json, describe, setting
+    from tsd.bench import solving_table
+    from tsd.commands import FileEvaluation, SolvingComparison, as_json, describe, setting
 
-    options = {"engine.kind": engine, "evaluate.k": k, "evaluate.temperature": temperature}
+    if search:
+        rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
+        return print(as_json(rows) if json else solving_table(rows))
+    options = {
+        "engine.kind": engine,
+        "evaluate.k": k,
+        "evaluate.temperature": 0.2 if temperature is None else temperature,
+    }
     settings = (*(setting(key, value) for key, value in options.items()), *(set_ or ()))
     result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
     print(as_json(result) if json else describe(result))
@@ -183,8 +198,7 @@ def solve(
     from tsd.commands import as_json, describe_solution, setting, solve_problem
 
     options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
-    by_paths = ("search.rollout=true", "search.widen_scale=0.7", "search.widen_power=0.9")  # as the main job
-    settings = [*(setting(key, value) for key, value in options.items()), *by_paths]
+    settings = ["search.kind=index", *(setting(key, value) for key, value in options.items())]
     solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
     print(as_json(solution) if json else describe_solution(solution))
 

@@ -16,8 +16,10 @@ from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
 from tsd.audit import Audit
-from tsd.bench import Row, bench_search
-from tsd.config import load_config
+from tsd.bench import Row, Solving, bench_search, compare_solving
+from tsd.calibrate import load_calibration
+from tsd.config import Config, load_config
+from tsd.engine import make_engine
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.model.files import model_path
 from tsd.observe.printable import printable
@@ -31,6 +33,8 @@ from tsd.warmstart import WarmstartConfig, warmstart
 T = TypeVar("T")
 ShowProgress = Callable[[int, float, tuple[float, float]], None]
 
+SOLVING_TOKENS, NO_LIMIT = 1500, 1_000_000
+"""A problem's budget where solving is compared: in tokens, not in simulations."""
 NUM_LINES = 10
 """Lines of progress where there is no terminal."""
 
@@ -62,6 +66,39 @@ class FileEvaluation:
         problems = read_problems(task, self.data, self.limit)
         with _progress(console, len(problems), config.evaluate.k) as progress:
             return _run(evaluate(evaluation_engine(config, directory), task, problems, config, progress))
+
+
+@dataclass(frozen=True)
+class SolvingComparison:
+    """What `tsd eval --search` was asked for."""
+
+    model: str
+    data: Path
+    limit: int | None
+    style: str | None
+    engine: str
+    temperature: float | None
+    settings: tuple[str, ...]
+
+    def run(self) -> list[Solving]:
+        """Raises ValueError for a model, a file or a setting that cannot be."""
+        directory = model_path(self.model)
+        options = {
+            "engine.kind": self.engine,
+            "engine.temperature": 1.0 if self.temperature is None else self.temperature,
+            "task.style": self.style or _style(directory),
+            "search.kind": "index",
+            "search.simulations": NO_LIMIT,
+            "search.max_tokens": SOLVING_TOKENS,
+        }
+        config = load_config(None, (*(setting(key, value) for key, value in options.items()), *self.settings))
+        task = make_task(config.task)
+        return _run(self._compare(config, task, read_problems(task, self.data, self.limit), directory))
+
+    async def _compare(self, config: Config, task: Task, problems: list[Problem], directory: Path) -> list[Solving]:
+        generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
+        async with generation.engine:
+            return await compare_solving(generation, task, problems, config, load_calibration(directory))
 
 
 def read_problems(task: Task, path: Path, limit: int | None = None) -> list[Problem]:

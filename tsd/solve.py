@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tsd.calibrate import load_calibration
 from tsd.config import Config, HarvestConfig
 from tsd.engine import Generation, engine_model, make_engine
 from tsd.protocols import TextCodec
@@ -45,11 +46,12 @@ def solve(
     problem = task.parse(text)
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    tree = plant(problem, task, generation.codec, config.task.style, config.search)
+    style, calibration = config.task.style, load_calibration(directory)
+    tree = plant(problem, task, generation.codec, style, config.search, calibration=calibration, seed=config.seed)
     if saved is not None:
         if saved.prompt != tree.prompt:
             raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
-        tree = resume(saved, tree.grade, config.search, read=tree.read)
+        tree = resume(saved, tree.grade, config.search, read=tree.read, calibration=calibration, seed=config.seed)
     return _search(config, problem, tree, generation)
 
 

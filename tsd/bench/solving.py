@@ -19,6 +19,8 @@ from tsd.tasks.answers import answer_of
 from tsd.types import Problem, Step
 
 NUM_RESAMPLED = 1000
+WAYS = ("samples", "best", "majority", "search")
+TREES_AT_ONCE = 32
 NUM_CHOICES = 16
 """Samples of which one is chosen."""
 
@@ -60,6 +62,45 @@ async def attempt_all(way: str, problems: Sequence[Problem], solver: Solver, at_
         for number in range(at_once):
             group.create_task(worker(), name=f"{way} {number}")
     return summarise(way, attempts)
+
+
+async def compare_solving(
+    generation: Generation,
+    task: Task,
+    problems: Sequence[Problem],
+    config: Config,
+    calibration: Calibration,
+    *,
+    agents: Sequence[int] = (1,),
+    ways: Sequence[str] = WAYS,
+) -> list[Solving]:
+    """A row for each way, one after the other on one engine; search with each number of agents."""
+    solvers = {
+        "samples": by_samples(generation, task, config),
+        "best": by_choice(generation, task, config, majority=False),
+        "majority": by_choice(generation, task, config, majority=True),
+    }
+    rows = [await attempt_all(way, problems, solvers[way], TREES_AT_ONCE) for way in ways if way in solvers]
+    for number in agents if "search" in ways else ():
+        search = msgspec.structs.replace(config.search, agents=number)
+        solver = by_search(generation, task, msgspec.structs.replace(config, search=search), calibration)
+        rows.append(await attempt_all(f"search, agents: {number}", problems, solver, TREES_AT_ONCE))
+    return rows
+
+
+def solving_table(rows: Sequence[Solving]) -> str:
+    """The rows as text, and search's ratios to independent samples."""
+    lines = [f"{'':<22}{'solved':>8}{'tokens':>8}{'solved per 1,000':>18}   95%"]
+    for row in rows:
+        low, high = row.ci95
+        numbers = f"{row.solved:>8.1%}{row.tokens:>8.0f}{row.per_1000_tokens:>18.3f}"
+        lines.append(f"{row.way:<22}{numbers}   [{low:.2f}, {high:.2f}]")
+    samples = next((row for row in rows if row.way == "samples"), None)
+    if samples is not None and samples.per_1000_tokens:
+        for row in rows:
+            if row.way.startswith("search"):
+                lines.append(f"ratio, {row.way}: {row.per_1000_tokens / samples.per_1000_tokens:.2f}")
+    return "\n".join(lines)
 
 
 def summarise(way: str, attempts: Sequence[Attempt]) -> Solving:

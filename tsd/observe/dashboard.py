@@ -179,6 +179,7 @@ def _trainer(state: RunState, width: int) -> list[RenderableType]:
         ),
         _pairs(("used", f"{row.num_trajectories:,} trajectories; refused {_refused(row)}")),
         _pairs(("waits", _waits(state))),
+        *_sight(state),
         _spark("solved", "{:.1%}", [update.exact_share for update in state.updates], width),
         _spark("reward", "{:.3f}", [update.reward_mean for update in state.updates], width),
     ]
@@ -204,6 +205,15 @@ def _spark(name: str, form: str, values: Sequence[float], width: int) -> Text:
     last, best = form.format(values[-1]), f"best {form.format(max(values))}"
     line = sparkline(values, max(1, width - 32))
     return Text.assemble((f"{name:<9} ", QUIET), f"{last:<7} ", (line, NAME), (f" {best}", QUIET), no_wrap=True)
+
+
+def _sight(state: RunState) -> list[RenderableType]:
+    """What V explains of the rewards after each step, where a generator knows."""
+    known = [row.value_explains for row in state.generators.values() if row.value_explains]
+    if not known:
+        return []
+    shares = " ".join(f"{max(0.0, share):.0%}" for share in known[0])
+    return [_pairs(("V explains", f"{shares} of rewards, after steps 1, 2 and so on"))]
 
 
 def _waits(state: RunState) -> str:
