@@ -21,7 +21,8 @@ from tsd.learn.health import Stats, warnings
 from tsd.learn.loss import group_advantages, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, score, update
-from tsd.model.policy import Policy
+from tsd.model.policy import CHUNK_TOKENS, Policy
+from tsd.model.sampling import log_policy
 from tsd.model.tiny import tiny_model
 from tsd.types import Grade, Trajectory
 
@@ -209,6 +210,34 @@ def test_logprobs_and_values_do_not_depend_on_padding() -> None:
         padded = getattr(score(model, together, 0.7, device), field)[index, : alone.mask.shape[1]]
         bare = getattr(score(model, alone, 0.7, device), field)[0]
         assert torch.allclose(padded[alone.mask[0]], bare[alone.mask[0]], atol=1e-5)
+
+
+def test_scores_in_chunks_are_those_of_all_logits_at_once_and_so_are_gradients() -> None:
+    tokens = torch.randint(2, 50, (5, 200), generator=torch.Generator().manual_seed(0))
+    sources = torch.arange(9, 199).expand(5, -1)
+    sampled = tokens[:, 10:]
+    assert sampled.numel() > CHUNK_TOKENS, "several chunks"
+    weights = torch.rand(sampled.shape, generator=torch.Generator().manual_seed(1))
+    chunked, whole = policy(), policy()
+    logprobs, values, entropies = chunked.score(tokens, sources, sampled, 0.7, entropy_gradient=True, use_cache=False)
+    logits, all_values = whole(tokens, use_cache=False)
+    log_probs = log_policy(logits, 0.7)[:, 9:199]
+    expected = log_probs.gather(-1, sampled[..., None])[..., 0]
+    expected_entropies = -(log_probs.exp() * log_probs).sum(-1)
+    for found, right in ((logprobs, expected), (values, all_values[:, 9:199]), (entropies, expected_entropies)):
+        assert torch.allclose(found, right, atol=1e-5)
+    for one, scored in (
+        (chunked, (logprobs, values, entropies)),
+        (whole, (expected, all_values[:, 9:199], expected_entropies)),
+    ):
+        total = sum(((i + 1) * weights * part).mean() for i, part in enumerate(scored))
+        assert isinstance(total, torch.Tensor)
+        total.backward()  # type: ignore[no-untyped-call]
+        assert one.causal.lm_head.weight.grad is not None
+    for (name, a), (_, b) in zip(chunked.named_parameters(), whole.named_parameters(), strict=True):
+        assert a.grad is not None, name
+        assert b.grad is not None, name
+        assert torch.allclose(a.grad, b.grad, atol=1e-5), name
 
 
 def take_step(

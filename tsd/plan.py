@@ -4,6 +4,7 @@ Pure data and arithmetic over the configuration and a model's config.json. Start
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tsd.model.files import model_path
 
 TYPICAL = ((0.5e9, 24 * 2 * 64), (1.5e9, 28 * 2 * 128), (3e9, 36 * 2 * 128), (7e9, 28 * 4 * 128), (32e9, 64 * 8 * 128))
 """Parameters, and layers x key-value heads x head size: the Qwen2.5 family, for a model known by its name alone."""
+LOGITS_AT_ONCE = 512
+"""As `tsd.model.policy` has it, which imports torch."""
 TYPICAL_VOCAB = 151_936
 COLUMNS = ("weights", "gradients", "optimizer", "reference", "KV cache", "total")
 
@@ -83,7 +86,8 @@ def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
     """Raises ValueError when nothing tells the model's size."""
     size = model_size(config)
     generators = [
-        Planned(f"generator-{i}", device, generator_memory(config, size)) for i, device in _each(placement.gen)
+        Planned(f"generator-{i}", device, generator_memory(config, size, is_shared=placement.is_shared(device)))
+        for i, device in _each(placement.gen)
     ]
     trainers = [Planned(f"trainer-{i}", device, trainer_memory(config, size)) for i, device in _each(placement.train)]
     train, world = config.train, len(trainers)
@@ -99,7 +103,8 @@ def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
         ("search", f"{config.search.trees} trees x {config.search.agents} agents in each generator"),
         ("sockets", _sockets(config.transport)),
     )
-    return Plan(facts, (*generators, *trainers), _notes(config, size, placement))
+    processes = (*generators, *trainers)
+    return Plan(facts, processes, (*_notes(config, size, placement), *_shared(placement, processes)))
 
 
 def render_plan(plan: Plan) -> str:
@@ -157,11 +162,12 @@ def _size_from_name(path: str) -> ModelSize:
     )
 
 
-def generator_memory(config: Config, size: ModelSize) -> Memory:
-    """Weights, and keys and values of every sequence in flight at full length (torch: its cache's limit)."""
+def generator_memory(config: Config, size: ModelSize, *, is_shared: bool = False) -> Memory:
+    """Weights, and keys and values of every sequence in flight at full length; engine.cache_mb of them in the torch
+    engine, and on a GPU that is shared."""
     engine, width = config.engine, _width(config)
     full = engine.max_sequences * engine.max_model_tokens * size.cached_per_token * width
-    cache = engine.cache_mb * 1e6 if engine.kind == "torch" else full
+    cache = engine.cache_mb * 1e6 if engine.kind == "torch" or is_shared else full
     return Memory(weights=size.num_parameters * width, cache=cache)
 
 
@@ -174,16 +180,27 @@ def trainer_memory(config: Config, size: ModelSize) -> Memory:
 def _notes(config: Config, size: ModelSize, placement: Placement) -> tuple[str, ...]:
     notes = ["Memory is an estimate for each process; the evaluation needs what a generator needs."]
     if size.vocab_size:
-        logits = config.train.micro_batch_tokens * size.vocab_size * 4
         notes.append(
-            f"A trainer's activations come on top: the logits of {config.train.micro_batch_tokens:,} tokens take "
-            f"{_size(logits)} in float32,\nheld several times over (train.micro_batch_tokens)."
+            f"A trainer's activations come on top: those of {config.train.micro_batch_tokens:,} tokens "
+            f"(train.micro_batch_tokens), and the logits\nof {LOGITS_AT_ONCE} of them at a time, "
+            f"{_size(LOGITS_AT_ONCE * size.vocab_size * 4)} in float32, a few times over."
         )
-    if config.engine.kind == "vllm":
+    owns_gpu = any(device != CPU and not placement.is_shared(device) for device in placement.gen)
+    if config.engine.kind == "vllm" and owns_gpu:
         notes.append(f"vLLM takes {config.engine.memory_share:.0%} of its device's memory, and caches in what is left.")
     if CPU in (*placement.gen, *placement.train):
         notes.append(f"CPU threads: {config.engine.num_threads} a generator, {config.train.num_threads} a trainer.")
     return tuple(notes)
+
+
+def _shared(placement: Placement, processes: tuple[Planned, ...]) -> Iterator[str]:
+    """What processes on one GPU need together."""
+    for device in dict.fromkeys(placement.gpus):
+        if placement.is_shared(device):
+            own = [planned for planned in processes if planned.device == device]
+            total = sum(planned.memory.columns[-1] for planned in own)
+            names = " and ".join(planned.name for planned in own)
+            yield f"GPU {device} is shared by {names}: {_size(total)} together, activations not counted."
 
 
 def _sockets(transport: TransportConfig) -> str:
