@@ -11,7 +11,7 @@ from tsd.bench.show import COLUMNS
 from tsd.cli import app, exit_code
 
 COMMANDS = (
-    *("launch", "eval", "solve", "bench-search", "soak", "warmstart", "keys", "data"),
+    *("launch", "eval", "solve", "bench-search", "soak", "warmstart", "calibrate", "keys", "data"),
     *("tree", "watch", "export", "report", "doctor", "bugreport", "config"),
 )
 MODEL = "builtin:countdown-tiny"

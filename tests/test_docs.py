@@ -21,6 +21,7 @@ SHORTER = {
     "bench-search": "--simulations 50 --engine null --trees 1 --problems 1",
     "data": "--train 5 --validation 5 --heldout 5",
     "warmstart": "--steps 1",
+    "calibrate": "--problems 1",
     "report": "--no-trees",
     "doctor": "--quick --set engine.kind=mock --gpus cpu:gen,cpu:train",
 }

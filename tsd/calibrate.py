@@ -26,9 +26,11 @@ RUNNING = "calibration-{}.json"
 """In a run's directory: what its generator of that number goes by, as of its last weights."""
 
 
-async def calibrate(generation: Generation, task: Task, config: Config) -> Calibration:
-    """From whole paths of an engine that has been entered, sampled step by step: 8,000 of them."""
-    problems = list(task.problems("train", NUM_PROBLEMS, config.seed))
+async def calibrate(
+    generation: Generation, task: Task, config: Config, num_problems: int = NUM_PROBLEMS
+) -> Calibration:
+    """From whole paths of an engine that has been entered, sampled step by step: 32 of each problem."""
+    problems = list(task.problems("train", num_problems, config.seed))
     calibration, num_solved = Calibration(), list[int]()
     waiting = iter(problems)
 

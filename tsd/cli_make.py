@@ -1,7 +1,7 @@
 """Commands that make what runs begin with. Registered by `tsd.cli`; they import what they need when they run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,6 +38,28 @@ def warmstart(
 
     for line in make_tiny_model(out, steps, layers, width, seed=seed, num_threads=threads):
         print(line, flush=True)
+
+
+def calibrate(
+    model: Annotated[str, typer.Option(metavar="DIR", help="A model directory with a value head, yours to write to.")],
+    problems: Annotated[int, typer.Option(min=1, help="Training problems, of which each is sampled 32 times.")] = 250,
+    engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates.")] = "torch",
+    seed: Seed = 0,
+    set_: Settings = None,
+) -> None:
+    """Learn what a model's V is worth, for search by index, and keep that beside its weights.
+
+    Once for a model, from some thousand samples; without it search begins with a guess. Training keeps it up by itself.
+
+    Examples:
+
+    - `tsd calibrate --model my-model`, then `tsd solve "5 13 5 9 = 31" --model my-model`
+    """
+    from tsd.commands import calibrate_model, setting
+
+    options = {"engine.kind": engine, "seed": seed, "model.path": model}
+    settings = [*(setting(key, value) for key, value in options.items()), *(set_ or ())]
+    print(calibrate_model(settings, problems))
 
 
 def keys(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go; new.")]) -> None:
@@ -86,5 +108,5 @@ def data(
 
 def register(app: typer.Typer) -> None:
     """Adds them to the command line."""
-    for command in (warmstart, keys, data):
+    for command in (warmstart, calibrate, keys, data):
         app.command()(command)

@@ -17,13 +17,14 @@ from transformers.utils import logging as transformers_logging
 
 from tsd.audit import Audit
 from tsd.bench import Row, Solving, bench_search, compare_solving
-from tsd.calibrate import load_calibration
+from tsd.calibrate import calibrate, load_calibration, save_calibration
 from tsd.config import Config, load_config
 from tsd.engine import make_engine
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
-from tsd.model.files import model_path
+from tsd.model.files import CALIBRATION_FILE, model_path
 from tsd.observe.printable import printable
 from tsd.protocols import Split, Task
+from tsd.search import Calibration
 from tsd.soak import soak
 from tsd.solve import Solution, read_tree, solve
 from tsd.tasks import make_task
@@ -243,6 +244,26 @@ def make_tiny_model(
         raise ValueError(f"--out {directory}: there is something already; name a new directory")
     transformers_logging.disable_progress_bar()
     yield from warmstart(directory, config)
+
+
+def calibrate_model(settings: Sequence[str], num_problems: int) -> str:
+    """`tsd calibrate`: what it found, for people. Raises ValueError for a model or a setting that cannot be."""
+    config = load_config(None, settings)
+    directory = model_path(config.model.path)
+    config = load_config(None, [setting("task.style", _style(directory)), *settings])
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
+
+    async def calibrated() -> Calibration:
+        async with generation.engine:
+            return await calibrate(generation, make_task(config.task), config, num_problems)
+
+    found = _run(calibrated())
+    save_calibration(found, directory / CALIBRATION_FILE)
+    explained = ", ".join(f"{max(0.0, share):.1%}" for share in found.explained) or "nothing yet: too few paths"
+    return (
+        f"{found.paths.num_paths:,.0f} paths, {found.solve_rate:.1%} of them right, of {found.path_tokens:.0f} tokens; "
+        f"V explains of their rewards, after each step: {explained}"
+    )
 
 
 def write_problems(
