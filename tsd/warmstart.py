@@ -1,12 +1,13 @@
 """Makes the tiny model: supervised learning on random Countdown games, about half of which reach the target.
 
-The start of every experiment, not its subject: it teaches the format, the arithmetic and a weak idea of where a game
-leads, and leaves room to learn. Knows nothing about search or policy gradients.
+The start of every experiment, not its subject: it teaches the format, the arithmetic and an idea of where a game leads,
+and leaves room to learn. Knows nothing about search or policy gradients.
 """
 
+import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,18 +15,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tsd.config import EngineConfig
+from tsd.engine.torch_engine import TorchEngine
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
 from tsd.model.tiny import tiny_model, tiny_tokenizer
 from tsd.tasks.countdown import Countdown, random_response, response
 
 IGNORED = -100
+SAMPLES_OF_EACH, MAX_SAMPLE_TOKENS, IN_FLIGHT = 8, 200, 32
+NUM_VALUE_EPOCHS, VALUE_LEARNING_RATE = 4, 1e-3
+"""Of the value head's second part of learning, on the model's own samples."""
+Example = tuple[tuple[int, ...], tuple[int, ...], float]
+"""Prompt, response and reward."""
 
 
 class WarmstartConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The recipe of the model in the repository."""
 
-    num_steps: int = 3000
+    num_steps: int = 6000
     batch_size: int = 64
     learning_rate: float = 2e-3
     solved_share: float = 0.5
@@ -60,6 +68,51 @@ def warmstart(directory: Path, config: WarmstartConfig) -> Iterator[str]:
             seconds = time.monotonic() - started
             yield f"step {step}/{config.num_steps}  loss {language:.4f}  value loss {value:.4f}  {seconds:.0f} s"
     policy.save(directory)
+    yield from teach_value(policy, codec, directory, config)
+
+
+def teach_value(policy: Policy, codec: HfCodec, directory: Path, config: WarmstartConfig) -> Iterator[str]:
+    """Teaches the value head alone what the model's own samples come to: games are right far more often."""
+    samples = asyncio.run(_own_samples(directory, codec, config))
+    if not samples:
+        return
+    rng, started = random.Random(config.seed), time.monotonic()
+    optimizer = torch.optim.AdamW(policy.value_head.parameters(), lr=VALUE_LEARNING_RATE)
+    for epoch in range(1, NUM_VALUE_EPOCHS + 1):
+        rng.shuffle(samples)
+        total = 0.0
+        for first in range(0, len(samples), config.batch_size):
+            tokens, labels, rewards = _padded(samples[first : first + config.batch_size])
+            with torch.no_grad():
+                hidden = policy.causal.model(input_ids=tokens[:, :-1]).last_hidden_state
+            error = _value_error(policy, hidden, labels[:, 1:], rewards)
+            optimizer.zero_grad()
+            error.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += error.item() * len(rewards)
+        seconds = time.monotonic() - started
+        yield f"own samples, epoch {epoch}/{NUM_VALUE_EPOCHS}  value loss {total / len(samples):.4f}  {seconds:.0f} s"
+    policy.save(directory)
+
+
+async def _own_samples(directory: Path, codec: HfCodec, config: WarmstartConfig) -> list[Example]:
+    """Of training problems of three and four numbers, at a temperature of 1: one problem for each three steps."""
+    task, engine_config = Countdown((3, 4)), EngineConfig(num_threads=config.num_threads)
+    problems = iter(list(task.problems("train", config.num_steps // 3, config.seed)))
+    found = list[Example]()
+    engine = TorchEngine(directory, engine_config, temperature=1.0, dtype="float32", seed=config.seed)
+
+    async def worker() -> None:
+        for problem in problems:
+            prompt = codec.encode_text(task.prompt(problem, "compact"))
+            for step in await engine.sample(prompt, SAMPLES_OF_EACH, MAX_SAMPLE_TOKENS):
+                reward = task.grade(problem, codec.decode(step.tokens)).reward
+                found.append((prompt, step.tokens, reward))
+
+    async with engine, asyncio.TaskGroup() as group:
+        for number in range(IN_FLIGHT):
+            group.create_task(worker(), name=f"own samples {number}")
+    return found
 
 
 def _losses(policy: Policy, tokens: Tensor, labels: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,28 +121,35 @@ def _losses(policy: Policy, tokens: Tensor, labels: Tensor, rewards: Tensor) -> 
     logits, targets = policy.causal.lm_head(hidden), labels[:, 1:]  # [B, T-1, V], [B, T-1]
     language = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     # V's gradient reaches the trunk. Kept out of it, V explained 1 to 5% of a path's reward and the policy was worse.
-    values = policy.value_head(hidden)  # [B, T-1]
-    scored = targets != IGNORED
-    errors = (values - rewards[:, None])[scored]
-    return language, errors.square().mean()
+    return language, _value_error(policy, hidden, targets, rewards)
+
+
+def _value_error(policy: Policy, hidden: Tensor, targets: Tensor, rewards: Tensor) -> Tensor:
+    """Mean squared error of V at the response's tokens against the final reward."""
+    values: Tensor = policy.value_head(hidden)  # [B, T-1]
+    return (values - rewards[:, None])[targets != IGNORED].square().mean()
 
 
 def _batches(codec: HfCodec, config: WarmstartConfig) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless batches of token ids [B, T], labels [B, T] (IGNORED on prompt and padding) and rewards [B]."""
     examples = _examples(codec, config)
     while True:
-        batch = [next(examples) for _ in range(config.batch_size)]
-        longest = max(len(prompt) + len(answer) for prompt, answer, _ in batch)
-        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
-        labels = torch.full((len(batch), longest), IGNORED)
-        for row, (prompt, answer, _) in enumerate(batch):
-            end = len(prompt) + len(answer)
-            tokens[row, :end] = torch.tensor(prompt + answer)
-            labels[row, len(prompt) : end] = torch.tensor(answer)
-        yield tokens, labels, torch.tensor([reward for *_, reward in batch])
+        yield _padded([next(examples) for _ in range(config.batch_size)])
 
 
-def _examples(codec: HfCodec, config: WarmstartConfig) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], float]]:
+def _padded(batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids [B, T], labels [B, T] and rewards [B]."""
+    longest = max(len(prompt) + len(answer) for prompt, answer, _ in batch)
+    tokens = torch.zeros(len(batch), longest, dtype=torch.long)
+    labels = torch.full((len(batch), longest), IGNORED)
+    for row, (prompt, answer, _) in enumerate(batch):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    return tokens, labels, torch.tensor([reward for *_, reward in batch])
+
+
+def _examples(codec: HfCodec, config: WarmstartConfig) -> Iterator[Example]:
     """Prompt, response and reward of one game after another, of training problems with three and four numbers."""
     task, rng = Countdown((3, 4)), random.Random(config.seed)
     for epoch in range(1_000_000):

@@ -39,19 +39,22 @@ class Sight(msgspec.Struct):
     num_paths: float = 0.0
     rewards: float = 0.0
     reward_squares: float = 0.0
+    errors: float = 0.0
     error_squares: float = 0.0
 
     def add(self, reward: float, value: float, kept: float) -> None:
         self.num_paths = self.num_paths * kept + 1
         self.rewards = self.rewards * kept + reward
         self.reward_squares = self.reward_squares * kept + reward**2
+        self.errors = self.errors * kept + reward - value
         self.error_squares = self.error_squares * kept + (reward - value) ** 2
 
     @property
     def explained(self) -> float:
-        """1 - mean (R - V)^2 / Var(R): the share of the rewards' variance that V explains; 0 where all are equal."""
+        """1 - Var(R - V) / Var(R): the share of the rewards' variance that V explains; 0 where all are equal."""
         variance = self.reward_squares / self.num_paths - (self.rewards / self.num_paths) ** 2
-        return 1 - self.error_squares / self.num_paths / variance if variance > 1e-9 else 0.0
+        left = self.error_squares / self.num_paths - (self.errors / self.num_paths) ** 2
+        return 1 - left / variance if variance > 1e-9 else 0.0
 
 
 class Calibration(msgspec.Struct):
