@@ -24,8 +24,8 @@ from tsd.tasks.countdown import Countdown, random_response, response
 
 IGNORED = -100
 SAMPLES_OF_EACH, MAX_SAMPLE_TOKENS, IN_FLIGHT = 8, 200, 32
-NUM_VALUE_EPOCHS, VALUE_LEARNING_RATE = 4, 1e-3
-"""Of the value head's second part of learning, on the model's own samples."""
+MOST_SURE = 1 - 1e-6
+"""V as a float32 is at most so near 1."""
 Example = tuple[tuple[int, ...], tuple[int, ...], float]
 """Prompt, response and reward."""
 
@@ -68,37 +68,54 @@ def warmstart(directory: Path, config: WarmstartConfig) -> Iterator[str]:
             seconds = time.monotonic() - started
             yield f"step {step}/{config.num_steps}  loss {language:.4f}  value loss {value:.4f}  {seconds:.0f} s"
     policy.save(directory)
-    yield from teach_value(policy, codec, directory, config)
+    yield scale_value(policy, codec, directory, config)
 
 
-def teach_value(policy: Policy, codec: HfCodec, directory: Path, config: WarmstartConfig) -> Iterator[str]:
-    """Teaches the value head alone what the model's own samples come to: games are right far more often."""
+def scale_value(policy: Policy, codec: HfCodec, directory: Path, config: WarmstartConfig) -> str:
+    """Fits V's scale and offset to what the model's own samples come to: half of the games it learned from are right,
+    and of its samples far fewer. What V tells apart stays what it was.
+
+    Teaching the head anew on the samples explains a little more of their rewards, and search by it solves less.
+    """
     samples = asyncio.run(_own_samples(directory, codec, config))
     if not samples:
-        return
-    rng, started = random.Random(config.seed), time.monotonic()
-    optimizer = torch.optim.AdamW(policy.value_head.parameters(), lr=VALUE_LEARNING_RATE)
-    for epoch in range(1, NUM_VALUE_EPOCHS + 1):
-        rng.shuffle(samples)
-        total = 0.0
-        for first in range(0, len(samples), config.batch_size):
-            tokens, labels, rewards = _padded(samples[first : first + config.batch_size])
-            with torch.no_grad():
-                hidden = policy.causal.model(input_ids=tokens[:, :-1]).last_hidden_state
-            error = _value_error(policy, hidden, labels[:, 1:], rewards)
-            optimizer.zero_grad()
-            error.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += error.item() * len(rewards)
-        seconds = time.monotonic() - started
-        yield f"own samples, epoch {epoch}/{NUM_VALUE_EPOCHS}  value loss {total / len(samples):.4f}  {seconds:.0f} s"
+        return "too few steps for samples of its own: V is as the games have it"
+    outputs, rewards = _value_outputs(policy, samples, config.batch_size)
+    scale, offset = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, offset], max_iter=50)
+
+    def error() -> Tensor:
+        optimizer.zero_grad()
+        loss = (torch.tanh(scale * outputs + offset) - rewards).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    before = float(error())
+    optimizer.step(error)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        policy.value_head.out.weight.mul_(scale)
+        policy.value_head.out.bias.mul_(scale).add_(offset)
     policy.save(directory)
+    return f"V on {len(samples):,} samples of its own: squared error {before:.3f}, scaled {float(error()):.3f}"
+
+
+@torch.no_grad()
+def _value_outputs(policy: Policy, samples: Sequence[Example], batch_size: int) -> tuple[Tensor, Tensor]:
+    """Before each token of the samples: the value head's output before its tanh, and the sample's reward."""
+    outputs, rewards = list[Tensor](), list[Tensor]()
+    for first in range(0, len(samples), batch_size):
+        tokens, labels, worth = _padded(samples[first : first + batch_size])
+        values = policy.value_head(policy.causal.model(input_ids=tokens[:, :-1]).last_hidden_state)
+        sampled = labels[:, 1:] != IGNORED
+        outputs.append(torch.atanh(values.clamp(-MOST_SURE, MOST_SURE))[sampled])
+        rewards.append(worth[:, None].expand_as(values)[sampled])
+    return torch.cat(outputs), torch.cat(rewards)
 
 
 async def _own_samples(directory: Path, codec: HfCodec, config: WarmstartConfig) -> list[Example]:
-    """Of training problems of three and four numbers, at a temperature of 1: one problem for each three steps."""
+    """Of training problems of three and four numbers, at a temperature of 1: one problem for each six steps."""
     task, engine_config = Countdown((3, 4)), EngineConfig(num_threads=config.num_threads)
-    problems = iter(list(task.problems("train", config.num_steps // 3, config.seed)))
+    problems = iter(list(task.problems("train", config.num_steps // 6, config.seed)))
     found = list[Example]()
     engine = TorchEngine(directory, engine_config, temperature=1.0, dtype="float32", seed=config.seed)
 
