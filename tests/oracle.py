@@ -75,89 +75,101 @@ def oracle(
     return {state: (len(values), sum(values) / len(values)) for state, values in returns.items()}
 
 
-def oracle_index(
-    prompt: State,
-    answer: Callable[[State, int, State], Expansion],
-    solves: Callable[[State], bool],
-    judge: Callable[[int, float], tuple[float, float]],
-    *,
-    seed: int,
-    root: tuple[float, float, float],
-    budget: int,
-    max_depth: int,
-    max_step_tokens: int,
-    max_path_tokens: int,
-) -> list[tuple[State, State]]:
-    """Search by index with one agent: every state it asks the engine about, and the tokens it excludes there.
+class IndexOracle:
+    """Search by index with one agent. `root` is what is believed of the prompt: its chance, tokens, and strength."""
 
-    `root` is the chance of a path from the prompt, its tokens, and the strength of that belief.
-    """
-    rng = random.Random(seed)
-    steps: dict[State, list[Any]] = {(): []}  # of every open response, the steps known to follow it
-    failed: dict[State, float] = {(): 0.0}
-    above: dict[State, State] = {}
-    judged: dict[State, tuple[float, float]] = {}
-    asked: list[tuple[State, State]] = []
-    spent = 0
+    def __init__(
+        self, judge: Callable[[int, float], tuple[float, float]], root: tuple[float, float, float], seed: int
+    ) -> None:
+        self.judge, self.root, self.rng = judge, root, random.Random(seed)
+        self.steps: dict[State, list[Step]] = {(): []}  # of every open response, the steps known to follow it
+        self.failed: dict[State, float] = {(): 0.0}
+        self.above: dict[State, State] = {}
+        self.judged: dict[State, tuple[float, float]] = {}
 
-    def places(response: State) -> dict[State, tuple[float, dict[int, float]]]:
+    def places(self, response: State) -> dict[State, tuple[float, dict[int, float]]]:
         found: dict[State, tuple[float, dict[int, float]]] = {(): (1.0, {})}
-        for one in steps[response]:
+        for one in self.steps[response]:
             for i in range(len(one.tokens)):
                 reach = math.prod(math.exp(logprob) for logprob in one.logprobs[:i])
                 found.setdefault(one.tokens[:i], (reach, {}))[1][one.tokens[i]] = math.exp(one.logprobs[i])
         return found
 
-    def masses(response: State) -> dict[State, float]:
-        return {at: max(0.0, reach * (1 - sum(known.values()))) for at, (reach, known) in places(response).items()}
+    def masses(self, response: State) -> dict[State, float]:
+        places = self.places(response)
+        return {at: max(0.0, reach * (1 - sum(known.values()))) for at, (reach, known) in places.items()}
 
-    def index(response: State) -> float:
-        mass = sum(masses(response).values())
+    def index(self, response: State) -> float:
+        mass = sum(self.masses(response).values())
         if mass < 1e-6:
             return 0.0
         if response == ():
-            chance, tokens, strength = root
-            return chance * strength / (strength + failed[()]) / tokens
-        chance, tokens = judged[response]
-        return chance * mass**2 / (1 + failed[response] / 2) / max(1.0, tokens)
+            chance, tokens, strength = self.root
+            return chance * strength / (strength + self.failed[()]) / tokens
+        chance, tokens = self.judged[response]
+        return chance * mass**2 / (1 + self.failed[response] / 2) / max(1.0, tokens)
 
-    def fail(response: State, share: float) -> None:
-        failed[response] += share
+    def fail(self, response: State, share: float) -> None:
+        self.failed[response] += share
         if response != ():
-            fail(above[response], share)
+            self.fail(self.above[response], share)
 
-    def depth(response: State) -> int:
-        return 0 if response == () else 1 + depth(above[response])
+    def depth(self, response: State) -> int:
+        return 0 if response == () else 1 + self.depth(self.above[response])
 
+    def draw(self, response: State) -> tuple[State, State]:
+        """A place to leave the known steps at, and the tokens that are known there."""
+        found = self.masses(response)
+        (at,) = self.rng.choices(list(found), list(found.values()))
+        return at, tuple(sorted(self.places(response)[at][1]))
+
+    def add(self, response: State, at: State, rest: Step) -> Step:
+        """The whole step that begins as a known one does."""
+        begun = next((one for one in self.steps[response] if one.tokens[: len(at)] == at), rest)
+        logprobs = [*begun.logprobs[: len(at)], *rest.logprobs]
+        values = [*begun.values[: len(at)], *rest.values]
+        one = Step(at + rest.tokens, logprobs, values, rest.finish, 0)
+        self.steps[response].append(one)
+        return one
+
+    def open(self, response: State, one: Step) -> State:
+        new = response + one.tokens
+        self.steps[new], self.failed[new], self.above[new] = [], 0.0, response
+        self.judged[new] = self.judge(self.depth(new), one.values[-1])
+        return new
+
+
+def oracle_index(
+    prompt: State,
+    answer: Callable[[State, int, State], Expansion],
+    solves: Callable[[State], bool],
+    tree: IndexOracle,
+    *,
+    budget: int,
+    max_depth: int,
+    max_step_tokens: int,
+    max_path_tokens: int,
+) -> list[tuple[State, State]]:
+    """Every state that search asks the engine about, and the tokens that it excludes there."""
+    asked: list[tuple[State, State]] = []
+    spent = 0
     while spent < budget:
-        response = max(steps, key=index)
-        if index(response) == 0:
+        response = max(tree.steps, key=tree.index)
+        if tree.index(response) == 0:
             break
         while True:
-            found = masses(response)
-            (at,) = rng.choices(list(found), list(found.values()))
-            excluded = tuple(sorted(places(response)[at][1]))
+            at, excluded = tree.draw(response)
             asked.append(((*prompt, *response, *at), excluded))
             room = min(max_step_tokens, max_path_tokens - len(response)) - len(at)
             (rest,) = answer((*prompt, *response, *at), room, excluded).steps
             spent += len(rest.tokens)
-            begun = next((one for one in steps[response] if one.tokens[: len(at)] == at), rest)
-            one = Step(
-                at + rest.tokens,
-                [*begun.logprobs[: len(at)], *rest.logprobs],
-                [*begun.values[: len(at)], *rest.values],
-                rest.finish,
-                0,
-            )
-            steps[response].append(one)
-            new = response + one.tokens
-            if one.finish != "step" or depth(response) + 1 >= max_depth:
-                fail(response, 0.3 if one.finish == "end" and solves(new) else 1.0)
+            one = tree.add(response, at, rest)
+            if one.finish != "step" or tree.depth(response) + 1 >= max_depth:
+                tree.fail(response, 0.3 if one.finish == "end" and solves(response + one.tokens) else 1.0)
                 break
-            steps[new], failed[new], above[new] = [], 0.0, response
-            judged[new] = judge(depth(new), one.values[-1])
-            if spent >= budget or any(index(other) > index(new) for other in steps):
-                fail(response, 1 - judged[new][0])
+            new = tree.open(response, one)
+            if spent >= budget or any(tree.index(other) > tree.index(new) for other in tree.steps):
+                tree.fail(response, 1 - tree.judged[new][0])
                 break
             response = new
     return asked

@@ -63,7 +63,7 @@ def test_an_advantage_left_open_suits_what_is_learned_from() -> None:
         return load_config(MAIN_JOB, settings).advantage
 
     assert advantage() == "tree"
-    assert advantage("search.rollout=false") == "sibling"
+    assert advantage("search.kind=puct") == "sibling"
     assert advantage("method=cispo") == "group"
     assert advantage("method=best-of-n") == advantage("harvest.whole_tree=false") == "value"
     assert advantage("loss.advantage=value") == "value"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.oracle import oracle_index
+from tests.oracle import IndexOracle, oracle_index
 from tsd.config import HarvestConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.search import Calibration, Status, Tree, grow, harvest, plant, record, resume
@@ -90,9 +90,7 @@ async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed
         (7, seed),
         Likeliest.answer,
         lambda tokens: grade(tokens).exact,
-        CALIBRATION.judge,
-        seed=seed,
-        root=(CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength),
+        IndexOracle(CALIBRATION.judge, (CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength), seed),
         budget=400,
         max_depth=4,
         max_step_tokens=3,

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tsd.audit import Audit
 from tsd.bench import Row, Solving, bench_search, compare_solving
 from tsd.calibrate import calibrate, load_calibration, save_calibration
-from tsd.config import Config, load_config
+from tsd.config import load_config
 from tsd.engine import make_engine
 from tsd.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.model.files import CALIBRATION_FILE, model_path
@@ -94,12 +94,14 @@ class SolvingComparison:
         }
         config = load_config(None, (*(setting(key, value) for key, value in options.items()), *self.settings))
         task = make_task(config.task)
-        return _run(self._compare(config, task, read_problems(task, self.data, self.limit), directory))
-
-    async def _compare(self, config: Config, task: Task, problems: list[Problem], directory: Path) -> list[Solving]:
+        problems, calibration = read_problems(task, self.data, self.limit), load_calibration(directory)
         generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-        async with generation.engine:
-            return await compare_solving(generation, task, problems, config, load_calibration(directory))
+
+        async def compared() -> list[Solving]:
+            async with generation.engine:
+                return await compare_solving(generation, task, problems, config, calibration)
+
+        return _run(compared())
 
 
 def read_problems(task: Task, path: Path, limit: int | None = None) -> list[Problem]:

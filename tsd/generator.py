@@ -127,7 +127,8 @@ class Generator:
         update, is_delta = fetched.update, fetched.is_delta
         pause_s = await self.engine.load(update)
         if self.config.search.kind == "index":
-            save_calibration(self.calibration, self.run_dir / RUNNING.format(self.index))
+            path = self.run_dir / RUNNING.format(self.index)
+            await asyncio.to_thread(save_calibration, self.calibration, path)
         self.metrics.write(
             WeightsRow(
                 source=f"generator-{self.index}",
@@ -223,7 +224,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
         engine = await stack.enter_async_context(generation.engine)
         grader = make_grader(task, config, event)
-        calibration = load_calibration(checkpoint or directory)
+        calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
         calibration.fade(KEPT_PATHS)
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(

@@ -181,8 +181,8 @@ def _notes(config: Config, size: ModelSize, placement: Placement) -> tuple[str, 
     notes = ["Memory is an estimate for each process; the evaluation needs what a generator needs."]
     if size.vocab_size:
         notes.append(
-            f"A trainer's activations come on top: those of {config.train.micro_batch_tokens:,} tokens "
-            f"(train.micro_batch_tokens), and the logits\nof {LOGITS_AT_ONCE} of them at a time, "
+            f"A trainer's activations come on top: of {config.train.micro_batch_tokens:,} tokens "
+            f"(train.micro_batch_tokens),\nand the logits of {LOGITS_AT_ONCE} of them at a time, "
             f"{_size(LOGITS_AT_ONCE * size.vocab_size * 4)} in float32, a few times over."
         )
     owns_gpu = any(device != CPU and not placement.is_shared(device) for device in placement.gen)

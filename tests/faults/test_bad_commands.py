@@ -39,7 +39,7 @@ OURS = (
     ("launch --gpus 0-5:gen,6-7", "expected :gen or :train"),
     ("launch --gpus 0-5:gan,6-7:train", "expected gen or train"),
     ("launch --gpus 5-0:gen,6:train", "backwards"),
-    ("launch --gpus 0:gen,0:train", "named twice"),
+    ("launch --gpus 0:gen,1:train,1:train", "two trainers"),
     ("launch --gpus cpu:gen", "no device has the role train"),
     ("launch --gpus 0-5:gen,6-7:train", "no GPUs"),
     ("launch --resume /nowhere", "no config.toml there"),
