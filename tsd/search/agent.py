@@ -12,6 +12,7 @@ from tsd.search.index import SOLVED_FAILS, Index, Prospect
 from tsd.search.node import Node, Status
 from tsd.search.selection import descend
 from tsd.search.tree import Tree
+from tsd.search.unsampled import NOTHING
 from tsd.types import Step
 
 OPEN = Status.OPEN
@@ -145,7 +146,9 @@ async def _follow(
                 index.calibration.add(values, lengths, child.end_value, solved)
             return child.end_value
         following = index.enter(child, prospect)
-        if not whole and (tree.stop_reason() not in (None, "simulations") or not index.is_best(following)):
+        ends = tree.stop_reason() not in (None, "simulations") or not index.is_best(following)
+        # A whole path goes on all the same, unless an engine has repeated itself and this state has nothing new left.
+        if following.unsampled.mass < NOTHING or (ends and not whole):
             prospect.fail(1 - following.chance)
             assert child.step is not None
             return child.step.values[-1]
