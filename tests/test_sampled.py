@@ -30,3 +30,18 @@ async def test_a_group_is_sent_whole_and_the_best_of_many_alone() -> None:
     assert (best.grade.reward, best.steps[0].tokens) == (0.5, (3,))
     assert tree.num_generated == 70
     assert not engine.expanded
+
+
+async def test_a_group_ends_at_its_budget_of_tokens_or_of_solutions() -> None:
+    engine = Sampler(lambda state: Expansion(0.0, ()))
+
+    async def group(solves: int, config: SampleConfig) -> list[int]:
+        def solved_by(tokens: Sequence[int]) -> Grade:
+            return Grade(REWARDS[tokens[0]], tokens[0] == solves, True)
+
+        tree = Tree((7,), solved_by, SearchConfig())
+        return [path.steps[0].tokens[0] for path in await sample_paths(tree, engine, "cispo", config)]
+
+    assert len(await group(2, SampleConfig(max_tokens=3))) == 3
+    assert len(await group(2, SampleConfig(group_size=5, max_tokens=99, solutions=1))) == 5, "it samples 1 alone"
+    assert len(await group(1, SampleConfig(max_tokens=99, solutions=2))) == 2

@@ -169,6 +169,10 @@ class SampleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     group_size: Count = 16
     """cispo: samples of one problem, all learned from."""
+    max_tokens: Whole = 0
+    """cispo: end a group when so many tokens were generated, as `search.max_tokens` ends a tree; 0 for no such end."""
+    solutions: Whole = 0
+    """cispo: end a group when so many of its samples solve the problem, as `search.solutions` ends a tree; 0 does not."""
     best_of: Count = 64
     """best-of-n: samples of one problem, of which the best is learned from."""
 
