@@ -9,8 +9,8 @@ from typing import Any, Self
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 
-def step(*tokens: int, finish: Finish = "step", logprob: float = -1.0, version: int = 0) -> Step:
-    return Step(tokens, (logprob,) * len(tokens), (0.0,) * len(tokens), finish, version)
+def step(*tokens: int, finish: Finish = "step", logprob: float = -1.0, version: int = 0, value: float = 0.0) -> Step:
+    return Step(tokens, (logprob,) * len(tokens), (value,) * len(tokens), finish, version)
 
 
 class ScriptedEngine:

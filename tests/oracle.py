@@ -20,12 +20,12 @@ def oracle(
     *,
     simulations: int,
     c_puct: float,
-    fpu_reduction: float,
     max_depth: int,
 ) -> dict[State, tuple[int, float]]:
     """Visits and mean value of every response visited, by its tokens."""
     returns: dict[State, list[float]] = {}
     children: dict[State, dict[State, float]] = {}
+    first: dict[State, float] = {}
     ended: dict[State, float] = {}
 
     def closed(state: State) -> bool:
@@ -47,6 +47,7 @@ def oracle(
         for step in answer.steps:
             child = state + step.tokens
             count[child] = count.get(child, 0) + 1
+            first.setdefault(child, step.values[-1])
             if step.finish == "end":
                 ended[child] = grade(child)
             elif depth + 1 >= max_depth:
@@ -57,16 +58,13 @@ def oracle(
     def best(state: State) -> State:
         priors = children[state]
         below = sum(len(returns.get(child, [])) for child in priors)
-        mean = sum(returns[state]) / len(returns[state])
 
         def score(child: State) -> float:
             own = returns.get(child, [])
-            q = sum(own) / len(own) if own else mean - fpu_reduction
+            q = sum(own) / len(own) if own else first[child]
             return q + c_puct * priors[child] * math.sqrt(max(1, below)) / (1 + len(own))
 
-        # Of equals: what has been visited, then the likelier, then the one drawn first.
-        order = sorted(priors, key=lambda child: (child not in returns, -priors[child]))
-        return max((child for child in order if not closed(child)), key=score)
+        return max((child for child in priors if not closed(child)), key=score)
 
     for _ in range(simulations):
         if closed(()):

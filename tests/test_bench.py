@@ -13,7 +13,7 @@ from tsd.config import Config, load_config
 
 
 def configured(engine: str, seed: int = 0) -> Config:
-    return load_config(None, [f"engine.kind={engine}", f"seed={seed}", "search.simulations=120"])
+    return load_config(None, [f"engine.kind={engine}", f"seed={seed}", "method.kind=puct", "method.simulations=120"])
 
 
 async def measure(engine: str, agents: int, trees: int = 1, seed: int = 0) -> Row:

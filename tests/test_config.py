@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tsd.config import MAIN_JOB, Config, load_config, save_config
+from tsd.config import MAIN_JOB, Config, GroupsConfig, IndexConfig, PuctConfig, load_config, save_config
 from tsd.launch import Request
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -13,10 +13,16 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("search.agent=3", r"unknown field `agent`.*\$\.search"),
-        ("search.agents=0", r">= 1.*\$\.search\.agents"),
-        ("search.agents=x", r"\$\.search\.agents"),
-        ("search.in_flight=magic", r"\$\.search\.in_flight"),
+        ("search.tree=3", r"unknown field `tree`.*\$\.search`; did you mean search\.trees\?"),
+        ("search.agents=3", r"unknown field `agents`.*; did you mean method\.agents\?"),
+        ("search.zebra=3", r"unknown field `zebra`.*; `tsd config` lists the settings"),
+        ("method.agents=0", r">= 1.*\$\.method\.agents"),
+        ("method.agents=x", r"\$\.method\.agents`; expected a whole number from 1"),
+        ("method.kind=mcts", r"\$\.method\.kind`; expected index or puct or groups or best-of-n"),
+        ("method=mcts", r"method: expected a table, found 'mcts'; choose by method\.kind"),
+        ("loss.kind=grpo", r"\$\.loss\.kind`; expected cispo or ppo"),
+        ("loss.ratio=magic", r"\$\.loss\.ratio`; expected token or sequence"),
+        ("engine.kind=vlm", r"\$\.engine\.kind`; expected torch or vllm or mock or null"),
         ("nowhere.key=1", "unknown field `nowhere`"),
         ("train.learning_rate=-1", r"\$\.train\.learning_rate"),
         ("engine.kind", "expected section.key=value"),
@@ -39,9 +45,9 @@ def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_overrides_take_numbers_strings_and_lists() -> None:
     config = load_config(
-        None, ["engine.kind=mock", "task.num_numbers=[3, 4]", "search.c_puct=1.5", "gpus=cpu:gen,cpu:train"]
+        None, ["engine.kind=mock", "task.num_numbers=[3, 4]", "train.weight_decay=1.5", "gpus=cpu:gen,cpu:train"]
     )
-    assert (config.engine.kind, config.task.num_numbers, config.search.c_puct) == ("mock", (3, 4), 1.5)
+    assert (config.engine.kind, config.task.num_numbers, config.train.weight_decay) == ("mock", (3, 4), 1.5)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
@@ -58,12 +64,11 @@ def test_the_main_job_is_the_file_that_lies_with_the_others() -> None:
     assert main != Config(), "the settings that were found"
 
 
-def test_an_advantage_left_open_suits_what_is_learned_from() -> None:
-    def advantage(*settings: str) -> str:
-        return load_config(MAIN_JOB, settings).advantage
-
-    assert advantage() == "tree"
-    assert advantage("search.kind=puct") == "sibling"
-    assert advantage("method=cispo") == "group"
-    assert advantage("method=best-of-n") == advantage("harvest.whole_tree=false") == "value"
-    assert advantage("loss.advantage=value") == "value"
+def test_a_kind_begins_with_its_own_defaults_whatever_the_file_says_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('[method]\nkind = "puct"\nmax_tokens = 7\nsolutions = 5\n')
+    assert load_config(path).method == PuctConfig(max_tokens=7, solutions=5)
+    assert load_config(path, ["method.agents=3"]).method == PuctConfig(agents=3, max_tokens=7, solutions=5)
+    assert load_config(path, ["method.solutions=2", "method.kind=groups"]).method == GroupsConfig(solutions=2)
+    assert load_config(path, ["method.kind=puct"]).method == PuctConfig(max_tokens=7, solutions=5)
+    assert load_config(None, ["method.agents=3"]).method == IndexConfig(agents=3)

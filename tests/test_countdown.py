@@ -73,27 +73,6 @@ def test_grades_of_wrong_answers_fall_with_the_relative_error(answer: str, exact
     assert grade.reward == pytest.approx(reward)
 
 
-@pytest.mark.parametrize(
-    ("response", "reward"),
-    [
-        ("<step>5*5=25|9 13 25</step><step>25+9=34|13 34</step><step>34-13=21|21</step>", 0.2 - 10 / 31),
-        ("<step>5*5=25|9 13 25</step><step>25+9=34|13 34</step>", None),  # anything may follow
-        ("<step>5+5=10|9 13 10</step><step>13+9=22|10 22</step><step>22+10=32|32</step>", 0.2 - 1 / 31),
-        ("<step>5+5=10|9 13 10</step><step>13+9=22|10 22</step><step>10+22=31|31</step>", None),  # no such sum
-        ("<step>13-5=8|5 8 9</step><step>9-5=4|4 8</step><step>8*4=32|32</step>", 0.2 - 1 / 31),
-        ("<step>9+13=22|5 5 22</step><step>22+5=27|5 27</step><step>27+5=32|32</step><answer>5", None),
-    ],
-)
-def test_a_failed_game_is_decided_before_its_answer_is_written(response: str, reward: float | None) -> None:
-    outcome = Countdown().read(make_problem((5, 13, 5, 9), 31), response).outcome
-    assert (outcome and outcome.reward) == (None if reward is None else pytest.approx(reward))
-
-
-def test_a_game_that_reached_the_target_still_has_its_answer_to_write() -> None:
-    position = Countdown().read(make_problem((2, 3), 6), "<step>2*3=6|6</step>")
-    assert (position.outcome, position.dead) == (None, False)
-
-
 def test_an_exact_fraction_on_the_way_counts() -> None:
     grade = Countdown().grade(make_problem((8, 3, 8, 3), 24), "<answer>8/(3-8/3)</answer>")
     assert grade.exact

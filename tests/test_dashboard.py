@@ -115,7 +115,9 @@ def test_the_picture_shows_what_matters() -> None:
 GLANCE = Glance(
     prompt="5 13 5 9=31:",
     num_simulations=12,
-    budget=64,
+    max_simulations=64,
+    num_generated=340,
+    max_tokens=880,
     num_nodes=30,
     solved=True,
     steps=(

@@ -17,7 +17,7 @@ PAGES = (ROOT / "README.md", ROOT / "tsd" / "README.md")
 EXAMPLE_RUNS = ("runs/20250131-120000", "runs/a", "runs/b")
 SHORTER = {
     "eval": "--limit 2 --k 2",
-    "solve": "--simulations 20",
+    "solve": "--tokens 200",
     "bench-search": "--simulations 50 --engine null --trees 1 --problems 1",
     "data": "--train 5 --validation 5 --heldout 5",
     "warmstart": "--steps 1",
@@ -30,7 +30,7 @@ SHORTEST = tuple(
     f"--set={setting}"
     for setting in (
         *("train.num_updates=1", "train.batch_size=2", "evaluate.num_problems=2", "evaluate.k=2"),
-        *("search.agents=2", "search.simulations=4", "search.trees=1", "gpus=cpu:gen,cpu:train"),
+        *("search.trees=1", "gpus=cpu:gen,cpu:train"),
     )
 )
 """The main job at its least: a real model is what some commands want."""

@@ -125,7 +125,7 @@ def test_wandb_gets_updates_and_evaluations_over_the_update(tmp_path: Path) -> N
         "evaluation/ci95/high": 0.5,
     }
     assert (fake.asked["project"], fake.asked["id"], fake.asked["resume"]) == ("countdown", "abc", "allow")
-    assert fake.asked["config"]["search"]["agents"] == CONFIG.search.agents
+    assert fake.asked["config"]["search"]["trees"] == CONFIG.search.trees
 
 
 def test_a_wandb_that_cannot_begin_is_one_line_with_its_remedy(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ def trajectory(number):
     size, reward = int(rng.integers(4, 30)), float(rng.choice([-1, 0.1, 1]))
     rewards, versions = np.array([reward], np.float32), np.full(size, number % 2, np.int32)
     grade = Grade(reward, False, True)
-    return make_trajectory(number, [size], num_prompt=9, versions=versions, q=rewards, rewards=rewards, grade=grade)
+    return make_trajectory(number, [size], num_prompt=9, versions=versions, q=rewards, grade=grade)
 
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
-settings = ["train.micro_batch_tokens=120", "harvest.whole_tree=false"]
+settings = ["train.micro_batch_tokens=120", "method.kind=best-of-n"]
 config = load_config(None, settings)
 with join_group(rank, world, 60) as group:
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, group)

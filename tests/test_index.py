@@ -4,22 +4,25 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from tests.oracle import IndexOracle, oracle_index
-from tsd.config import HarvestConfig, SearchConfig
+from tsd.config import IndexConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine
-from tsd.search import Calibration, Status, Tree, grow, harvest, plant, record, resume
+from tsd.search import Budget, Calibration, Status, Tree, expected, plant, record, resume, search_by_index
+from tsd.search.by_index import simulate
 from tsd.search.calibration import Counts
+from tsd.search.grow import grow
+from tsd.search.index import Index
 from tsd.tasks.countdown import Countdown
 from tsd.types import FIRST, Expansion, Grade, Step
 
-CONFIG = SearchConfig(
-    kind="index", agents=1, simulations=10_000, max_tokens=400, solutions=0, max_depth=4, max_step_tokens=3
-)
+LIMITS = SearchConfig(max_depth=4, max_step_tokens=3)
+WAY = IndexConfig(agents=1, max_tokens=400, solutions=0)
 END, STEP = 9, 8
 CALIBRATION = Calibration(
     paths=Counts(100, 10, 700),
@@ -78,15 +81,19 @@ def grade(tokens: Sequence[int]) -> Grade:
     return Grade(1.0 if exact else -0.5, exact, True)
 
 
-def planted(config: SearchConfig = CONFIG, seed: int = 0, *, learns: bool = False) -> Tree:
-    return Tree((7, seed), grade, config, calibration=CALIBRATION, learns=learns, seed=seed)
+def make_tree(seed: int = 0, limits: SearchConfig = LIMITS) -> Tree:
+    return Tree((7, seed), grade, limits, seed=seed)
+
+
+async def grown(tree: Tree, engine: Likeliest, way: IndexConfig = WAY) -> str:
+    return await search_by_index(tree, engine, way, CALIBRATION)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed: int) -> None:
-    engine, tree = Likeliest(), planted(seed=seed)
-    await grow(tree, engine)  # type: ignore[arg-type]
-    expected = oracle_index(
+    engine, tree = Likeliest(), make_tree(seed)
+    await grown(tree, engine)
+    asked = oracle_index(
         (7, seed),
         Likeliest.answer,
         lambda tokens: grade(tokens).exact,
@@ -96,25 +103,23 @@ async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed
         max_step_tokens=3,
         max_path_tokens=200,
     )
-    assert len(expected) > 30
-    assert engine.asked == expected
+    assert len(asked) > 30
+    assert engine.asked == asked
 
 
 @pytest.mark.parametrize("agents", [1, 4, 16])
 async def test_no_step_is_sampled_twice_whatever_the_number_of_agents(agents: int) -> None:
-    tree = planted(replace(CONFIG, agents=agents, max_tokens=2000))
-    reason = await grow(tree, Likeliest(latency_s=0.001))  # type: ignore[arg-type]
+    tree = make_tree()
+    reason = await grown(tree, Likeliest(latency_s=0.001), replace(WAY, agents=agents, max_tokens=2000))
     assert reason in ("tokens", "exhausted")
     assert tree.num_duplicates == 0
     responses = [tree.response(node) for node in tree.root.walk()]
     assert len(responses) == len(set(responses)) == tree.num_nodes
     assert all(node.in_flight == 0 for node in tree.root.walk())
-    assert tree.index is not None
-    assert tree.index.num_under_way == 0
 
 
 async def test_tokens_that_were_known_are_not_counted_as_generated() -> None:
-    tree = planted()
+    tree = make_tree()
     generated = 0
 
     class Counting(Likeliest):
@@ -126,32 +131,35 @@ async def test_tokens_that_were_known_are_not_counted_as_generated() -> None:
             generated += len(expansion.steps[0].tokens)
             return expansion
 
-    await grow(tree, Counting())  # type: ignore[arg-type]
+    await grown(tree, Counting())
     assert tree.num_generated == generated
     assert generated < sum(len(node.step.tokens) for node in tree.root.walk() if node.step)
 
 
 async def test_few_agents_work_on_a_tree_that_has_cost_little() -> None:
     most: dict[bool, int] = {True: 0, False: 0}
-    tree = planted(replace(CONFIG, agents=16, max_tokens=3000))
+    tree, num_under_way = make_tree(), 0
 
     class Watching(Likeliest):
         async def expand(
             self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
         ) -> Expansion:
-            assert tree.index is not None
-            cheap = tree.num_generated < 100
-            most[cheap] = max(most[cheap], tree.index.num_under_way)
-            return await super().expand(state, num_samples, max_tokens, excluded)
+            nonlocal num_under_way
+            cheap, num_under_way = tree.num_generated < 100, num_under_way + 1
+            most[cheap] = max(most[cheap], num_under_way)
+            try:
+                return await super().expand(state, num_samples, max_tokens, excluded)
+            finally:
+                num_under_way -= 1
 
-    await grow(tree, Watching(latency_s=0.001))  # type: ignore[arg-type]
+    await grown(tree, Watching(latency_s=0.001), replace(WAY, agents=16, max_tokens=3000))
     assert most[True] <= 4
     assert most[False] > 2 * most[True]
 
 
 async def test_a_tree_with_nothing_new_left_to_sample_is_exhausted() -> None:
-    tree = planted(replace(CONFIG, max_tokens=0, max_depth=1, max_step_tokens=2))
-    assert await grow(tree, Likeliest()) == "exhausted"  # type: ignore[arg-type]
+    tree = make_tree(limits=replace(LIMITS, max_depth=1, max_step_tokens=2))
+    assert await grown(tree, Likeliest(), replace(WAY, max_tokens=100_000)) == "exhausted"
     assert {tree.response(node) for node in tree.root.children} == {
         (a, b) if a not in (STEP, END) else (a,) for a in (1, 2, STEP, END) for b in (1, 2, STEP, END)
     }
@@ -161,8 +169,8 @@ async def test_the_first_path_of_a_tree_that_teaches_is_run_to_its_end() -> None
     calibration = Calibration()
     for seed in range(20):
         before = calibration.paths.num_paths
-        tree = Tree((7, seed), grade, replace(CONFIG, simulations=1), calibration=calibration, learns=True, seed=seed)
-        await grow(tree, Likeliest())  # type: ignore[arg-type]
+        tree, way = make_tree(seed), replace(WAY, max_tokens=1)
+        await search_by_index(tree, Likeliest(), way, calibration, learns=True)  # type: ignore[arg-type]
         assert any(node.status is not Status.OPEN for node in tree.root.walk()), "it ended"
         assert calibration.paths.num_paths == pytest.approx(before * 0.999 + 1)
 
@@ -170,7 +178,9 @@ async def test_the_first_path_of_a_tree_that_teaches_is_run_to_its_end() -> None
 async def test_errors_and_cancellations_leave_nothing_under_way() -> None:
     rng = random.Random(0)
     for seed in range(30):
-        tree = planted(replace(CONFIG, agents=8, max_tokens=3000), seed)
+        tree = make_tree(seed)
+        tree.budget = Budget(max_tokens=3000)
+        index = Index(tree.root, CALIBRATION, learns=False, seed=seed)
 
         class Failing(Likeliest):
             async def expand(
@@ -180,31 +190,29 @@ async def test_errors_and_cancellations_leave_nothing_under_way() -> None:
                     raise OSError("the engine is gone")
                 return await super().expand(state, num_samples, max_tokens, excluded)
 
+        engine: Any = Failing(latency_s=0.0001)
         with pytest.raises(ExceptionGroup, match="unhandled errors"):
-            await grow(tree, Failing(latency_s=0.0001))  # type: ignore[arg-type]
-        assert tree.index is not None
-        assert tree.index.num_under_way == 0
+            await grow(tree, partial(simulate, tree, engine, index), num_agents=8)
+        assert index.num_under_way == 0
         assert all(node.in_flight == 0 for node in tree.root.walk())
-        assert all(not prospect.unsampled.taken for prospect in tree.index.prospects.values())
+        assert all(not prospect.unsampled.taken for prospect in index.prospects.values())
 
 
 async def test_a_saved_tree_goes_on_without_sampling_what_it_knows() -> None:
-    tree = planted()
-    await grow(tree, Likeliest())  # type: ignore[arg-type]
-    again = resume(record(tree), grade, replace(CONFIG, max_tokens=800), calibration=CALIBRATION)
-    assert again.index is not None
-    assert tree.index is not None
-    assert len(again.index.prospects) == len(tree.index.prospects)
-    await grow(again, Likeliest())  # type: ignore[arg-type]
+    tree, way = make_tree(), replace(WAY, max_tokens=800)
+    await grown(tree, Likeliest())
+    again = resume(record(tree), make_tree())
+    num_open = sum(node.status is Status.OPEN for node in tree.root.walk())
+    assert len(Index(again.root, CALIBRATION, learns=False, seed=0).prospects) == num_open
+    await grown(again, Likeliest(), way)
     assert again.num_nodes > tree.num_nodes
     assert again.num_duplicates == 0
 
 
 async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below() -> None:
-    tree = planted(replace(CONFIG, max_tokens=100))
-    engine = Likeliest()
-    await grow(tree, engine)  # type: ignore[arg-type]
-    (trie,) = await harvest(tree, engine, HarvestConfig(), random.Random(0))  # type: ignore[arg-type]
+    tree = make_tree()
+    await grown(tree, Likeliest(), replace(WAY, max_tokens=100))
+    trie = expected(tree)
     reach = [1.0] * len(trie.steps)
     for i, (one, parent) in enumerate(zip(trie.steps, trie.parents, strict=True)):
         reach[i] = (1.0 if parent == FIRST else reach[parent]) * math.exp(sum(one.logprobs))
@@ -219,13 +227,13 @@ async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below(
 
 async def test_the_mock_engine_is_searched_without_repeats_and_solves_more_than_it_samples() -> None:
     task, codec = Countdown(), CharCodec()
-    config = replace(CONFIG, max_tokens=600, solutions=1, max_depth=12, max_step_tokens=64)
+    way = IndexConfig(agents=1, max_tokens=600, solutions=1)
     # What the mock engine's V is worth: 0.5 where the target can be reached.
     states = {f"{depth} {5 * sign}": Counts(10, 4 + 4 * sign, 300) for depth in (1, 2, 3) for sign in (-1, 1)}
     calibration, solved = Calibration(strength=3.0, states=states), 0
     for seed, problem in enumerate(task.problems("validation", 20, 0)):
-        tree = plant(problem, task, codec, "compact", config, calibration=calibration, seed=seed)
-        await grow(tree, MockEngine(solve_rate=0.2, seed=seed))
+        tree = plant(problem, task, codec, "compact", SearchConfig(), seed=seed)
+        await search_by_index(tree, MockEngine(solve_rate=0.2, seed=seed), way, calibration)
         assert tree.num_duplicates == 0
         solved += tree.solved
     assert solved >= 15

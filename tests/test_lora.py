@@ -17,7 +17,7 @@ TOKENS = torch.arange(6, 22)[None]
 
 
 def configure(*settings: str) -> Config:
-    common = ["harvest.whole_tree=true", "loss.advantage=sibling", "train.learning_rate=1e-3", "loss.c_kl=0"]
+    common = ["train.learning_rate=1e-3", "loss.c_kl=0"]
     return load_config(None, [*common, *settings])
 
 

@@ -18,19 +18,18 @@ from tsd.observe.metrics import MetricsReader, UpdateRow
 
 TSD = (sys.executable, "-m", "tsd.cli", "launch")
 MOCK = ("--config", str(Path(__file__).parent.parent / "configs" / "mock.toml"))
-SHORT = tuple(
+BRIEF = tuple(
     word
     for setting in (
         "evaluate.num_problems=8",
         "evaluate.k=4",
         "train.batch_size=8",
         "train.publish_every=1",
-        "search.agents=4",
-        "search.simulations=12",
         "task.num_train=200",
     )
     for word in ("--set", setting)
 )
+SHORT = (*BRIEF, "--set", "method.agents=4", "--set", "method.simulations=12")
 
 
 def finish(run: Launched, seconds: float) -> str:
@@ -83,10 +82,10 @@ def test_a_whole_run_on_the_mock_engine_learns_and_leaves_no_process(tmp_path: P
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("method", ["cispo", "best-of-n"])
-def test_the_baselines_learn_through_the_same_pipeline(method: str, tmp_path: Path) -> None:
-    options = ("--set", f"method={method}", "--set", "sample.group_size=4", "--set", "sample.best_of=8")
-    with launched([*TSD, *MOCK, *SHORT, *options, "--max-updates", "4", "--run-dir", str(tmp_path / "run")]) as run:
+@pytest.mark.parametrize(("method", "num_samples"), [("groups", 4), ("best-of-n", 8)])
+def test_the_baselines_learn_through_the_same_pipeline(method: str, num_samples: int, tmp_path: Path) -> None:
+    options = ("--set", f"method.kind={method}", "--set", f"method.num_samples={num_samples}")
+    with launched([*TSD, *MOCK, *BRIEF, *options, "--max-updates", "4", "--run-dir", str(tmp_path / "run")]) as run:
         finish(run, 100)
     found = summary(tmp_path / "run")
     assert (found["num_updates"], found["num_trajectories"]) == (4, 32)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tsd.config import load_config
+from tsd.config import BestOfConfig, CispoConfig, GroupsConfig, PuctConfig, load_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "countdown-qwen2.5-1.5b.toml"
 PUBLISHED: dict[str, object] = {
@@ -13,23 +13,18 @@ PUBLISHED: dict[str, object] = {
     "task.num_train": 20_000,
     "model.path": "models/Qwen2.5-1.5B-Instruct",
     "engine.temperature": 0.8,
-    "search.kind": "puct",
-    "search.agents": 16,
+    "method.__class__": PuctConfig,
+    "method.agents": 16,
     "search.trees": 2,
-    "search.num_samples": 4,
-    "search.simulations": 1600,
+    "method.num_samples": 4,
+    "method.simulations": 1600,
     "search.max_step_tokens": 64,
     "search.max_path_tokens": 512,
-    "search.c_puct": 0.5,
-    "search.in_flight": "virtual-loss",
-    "search.virtual_loss": 1.0,
-    "search.prior": "softmax",
-    "harvest.whole_tree": False,
-    "harvest.choose": "visits",
-    "harvest.num_paths": 1,
-    "sample.group_size": 16,
-    "sample.best_of": 64,
-    "loss.c_policy": 1.0,
+    "method.c_puct": 0.5,
+    "method.virtual_loss": 1.0,
+    "method.prior": "softmax",
+    "loss.__class__": CispoConfig,
+    "loss.max_ratio": 5.0,
     "loss.c_value": 1.0,
     "loss.c_kl": 0.05,
     "loss.value_reaches_trunk": True,
@@ -52,3 +47,8 @@ def test_a_setting_of_the_published_configuration_is_as_published(name: str) -> 
     for part in name.split("."):
         found = getattr(found, part)
     assert found == PUBLISHED[name]
+
+
+def test_the_baselines_are_as_large_as_published() -> None:
+    assert GroupsConfig().num_samples == 16
+    assert BestOfConfig().num_samples == 64

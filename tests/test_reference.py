@@ -1,13 +1,15 @@
 """The reference of settings: complete, documented, and the page in the repository is today's."""
 
+import itertools
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 import tsd.config
 from tests.test_cli import tsd as run
-from tsd.config import load_config
+from tsd.config import LossConfig, MethodConfig, kind, load_config
 from tsd.config.reference import markdown, plain, reference
 from tsd.config.sections import Config
 
@@ -22,15 +24,20 @@ def leaves(table: dict[str, object], prefix: str = "") -> set[str]:
 
 
 def test_every_setting_is_there_with_its_documentation() -> None:
-    found = {one.path: one for section in reference() for one in section.settings}
-    assert found.keys() == leaves(msgspec.to_builtins(Config()))
-    assert [path for path, one in found.items() if not one.text] == []
-    assert found["search.agents"].default == "16"
-    assert found["search.in_flight"].kind == "virtual-loss or wu-uct"
+    for method, loss in itertools.product(get_args(MethodConfig), get_args(LossConfig)):
+        kinds = ("", kind(method()), kind(loss()))
+        found = {one.path: one for section in reference() for one in section.settings if section.kind in kinds}
+        whole = leaves(msgspec.to_builtins(Config(method=method(), loss=loss())))
+        assert found.keys() == whole - {"method.kind", "loss.kind"}
+        assert [path for path, one in found.items() if not one.text] == []
+    assert found["search.trees"].default == "16"
+    assert found["loss.ratio"].kind == "token or sequence"
 
 
 def test_a_default_as_it_is_printed_can_be_set() -> None:
-    settings = [f"{one.path}={one.default}" for section in reference() for one in section.settings]
+    defaults = ("", "index", "cispo")
+    sections = [section for section in reference() if section.kind in defaults]
+    settings = [f"{one.path}={one.default}" for section in sections for one in section.settings]
     assert load_config(None, settings) == Config()
 
 
@@ -41,6 +48,8 @@ def test_the_page_in_the_repository_is_what_the_command_prints() -> None:
 
 
 def test_a_prefix_selects_and_an_unknown_one_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plain(reference(), "search.agents").startswith("search.agents = 16    a whole number from 1\n    Coroutines")
+    shown = plain(reference(), "method.agents")
+    assert shown.startswith("method.agents = 16    a whole number from 1, of kind index\n    Coroutines")
+    assert "of kind puct" in shown
     assert run("config", "nothing") == 2
     assert capsys.readouterr().err.startswith("error: no setting begins with 'nothing'; sections: task, reward")

@@ -53,7 +53,7 @@ def cut_short(ended: Path, tmp_path: Path) -> Path:
     shutil.rmtree(run_dir / "checkpoints" / "update-000012")
     for name in ("after.json", "summary.json"):
         (run_dir / name).unlink()
-    save_config(load_config(run_dir / "config.toml", ["seed=7", "search.c_puct=2.0"]), run_dir / "config.toml")
+    save_config(load_config(run_dir / "config.toml", ["seed=7", "method.c_puct=2.0"]), run_dir / "config.toml")
     return run_dir
 
 
@@ -115,11 +115,11 @@ def test_a_run_that_has_only_begun_is_all_dashes(tmp_path: Path) -> None:
 def test_several_runs_stand_beside_each_other_with_the_settings_that_differ(ended: Path, cut_short: Path) -> None:
     runs = read_runs([ended, cut_short])
     assert [run.name for run in runs] == ["ended", "cut"]
-    assert differences(runs).rows == (("seed", ("0", "7")), ("search.c_puct", ("1.5", "2.0")))
+    assert differences(runs).rows == (("seed", ("0", "7")), ("method.c_puct", ("1.5", "2.0")))
     assert "engine.kind" in dict(differences(runs[:1]).rows)
     wide, narrow = in_a_terminal(runs, 100), in_a_terminal(runs, 60)
     assert re.search(r"state +done +killed", wide)
-    assert re.search(r"search.c_puct +2\.0 *\n", narrow), "differences are between all runs, wherever they stand"
+    assert re.search(r"method.c_puct +2\.0 *\n", narrow), "differences are between all runs, wherever they stand"
 
 
 def test_runs_of_one_name_go_by_their_paths(ended: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_runs_of_one_name_go_by_their_paths(ended: Path, tmp_path: Path) -> None
 
 def test_settings_are_named_as_the_command_line_takes_them() -> None:
     found = settings(load_config(None, ["reward.weights={task=0.5,length=1.0}"]))
-    assert (found["method"], found["search.agents"], found["search.solutions"]) == ("mcts", "16", "1")
+    assert (found["method.kind"], found["method.agents"], found["method.solutions"]) == ("index", "16", "3")
     assert json.loads(found["reward.weights"]) == {"task": 0.5, "length": 1.0}
 
 
@@ -225,7 +225,7 @@ def test_a_model_that_is_gone_is_the_reason_why_there_are_no_trees(tmp_path: Pat
 
 
 def test_the_start_and_the_checkpoint_of_a_real_model_search_the_same_problems(tmp_path: Path) -> None:
-    config = load_config(None, ["search.simulations=8"])
+    config = load_config(None)
     learner = PolicyLearner(config, model_path(config.model.path), None, Group())
     save_config(config, tmp_path / "config.toml")
     save_checkpoint(tmp_path, TrainState(update=7), learner.save)

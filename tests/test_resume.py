@@ -34,8 +34,6 @@ SETTINGS = [
     "train.decay=cosine",
     "train.time_limit_s=0",
     "train.max_staleness=2",
-    "harvest.whole_tree=true",
-    "loss.advantage=sibling",
 ]
 TIMES = {"time_s", "wait_s", "elapsed_s", "tokens_per_s"}
 

@@ -16,10 +16,10 @@ from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.launched import launched
 from tests.test_evaluate import ANSWERS, PROBLEMS, AnsweringEngine, configured, measure
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
-from tsd.config import Config, RewardConfig, SearchConfig, load_config, save_config
+from tsd.config import Config, PuctConfig, RewardConfig, SearchConfig, load_config, save_config
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.protocols import Grader
-from tsd.search import Tree, grow, plant, record, subtree, tree_hash
+from tsd.search import Tree, plant, record, resume, search_by_puct, tree_hash
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.tasks.rewards import GROUP, load_rewards, make_grader
 from tsd.trainer import mean_rewards
@@ -47,8 +47,8 @@ REGISTERED = [
 ]
 
 
-def weighed(weights: dict[str, float], **search: object) -> Config:
-    return Config(reward=RewardConfig(weights=weights), search=replace(SearchConfig(max_path_tokens=100), **search))
+def weighed(weights: dict[str, float]) -> Config:
+    return Config(reward=RewardConfig(weights=weights), search=SearchConfig(max_path_tokens=100))
 
 
 def grader(weights: dict[str, float], report: Callable[[str], None] = print) -> Grader:
@@ -149,7 +149,7 @@ def planted(config: Config, problem: Problem = PROBLEM) -> Tree:
 def grown(tree: Tree, *answers: str) -> str:
     """Each answer is one step from the root."""
     steps = tuple(step(*map(ord, answer), finish="end") for answer in answers)
-    return asyncio.run(grow(tree, ScriptedEngine(lambda state: Expansion(0.0, steps))))
+    return asyncio.run(search_by_puct(tree, ScriptedEngine(lambda state: Expansion(0.0, steps)), PuctConfig(agents=1)))
 
 
 def test_a_tree_is_solved_by_an_exact_answer_whatever_it_is_worth() -> None:
@@ -165,21 +165,22 @@ def test_a_tree_is_solved_by_an_exact_answer_whatever_it_is_worth() -> None:
         assert (tree.num_tokens_to_solve is not None) == solved
         (child,) = tree.root.children
         assert (child.end_value == 1.0) == (not solved), "worth the most without solving, or the other way round"
-        assert subtree(tree, tree.root, tree.config).solved == solved
+        assert resume(record(tree), planted(weighed(weights))).solved == solved
 
 
 def test_equal_answers_are_graded_each_by_its_own_length() -> None:
     for weights, num_rewards in (({"task": 1.0}, 1), ({"task": 1.0, "length": 1.0}, 2)):
-        tree = planted(weighed(weights, prune_dead=True))
+        tree = planted(weighed(weights))
         grown(tree, NEAR, f"<step>2+3=5|5</step>{NEAR}")
         assert len({child.end_value for child in tree.root.children}) == num_rewards
 
 
 def test_search_is_the_same_where_only_the_task_counts() -> None:
     def found(weights: dict[str, float]) -> tuple[str, list[float]]:
-        tree = planted(weighed(weights, simulations=60, solutions=0), make_problem((5, 13, 5, 9), 31))
+        tree = planted(weighed(weights), make_problem((5, 13, 5, 9), 31))
+        engine = MockEngine(solve_rate=0.3, latency_s=0.01)
         with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(grow(tree, MockEngine(solve_rate=0.3, latency_s=0.01)))
+            runner.run(search_by_puct(tree, engine, PuctConfig(simulations=60, solutions=0)))
         assert (b'"parts"' in msgspec.json.encode(record(tree))) == (len(weights) > 1)
         return tree_hash(tree), [node.end_value for node in tree.root.walk() if node.grade]
 

@@ -12,13 +12,14 @@ from msgspec.structs import replace
 
 from tests.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.oracle import oracle
-from tests.test_search import check_counts
-from tsd.config import SearchConfig
-from tsd.search import Status, Tree, grow, record, resume, tree_hash
-from tsd.search.agent import simulate
-from tsd.types import Expansion, Grade, Position
+from tests.support.searching import check_counts, run_search
+from tsd.config import PuctConfig, SearchConfig
+from tsd.search import Budget, Status, Tree, record, resume, tree_hash
+from tsd.search.puct import simulate
+from tsd.types import Expansion, Grade
 
-BASE = SearchConfig(simulations=60, max_depth=5, solutions=0, widen="never")
+LIMITS = SearchConfig(max_depth=5)
+BASE = PuctConfig(simulations=60, solutions=0)
 
 
 def game(seed: int, width: int = 4, end_share: float = 0.2) -> Any:
@@ -27,12 +28,16 @@ def game(seed: int, width: int = 4, end_share: float = 0.2) -> Any:
     def script(state: tuple[int, ...]) -> Expansion:
         rng = random.Random(f"{seed} {state}")
         steps = [
-            step(rng.randrange(5), finish="end" if rng.random() < end_share else "step", logprob=-rng.random() - 0.1)
+            step(
+                rng.randrange(5),
+                finish="end" if rng.random() < end_share else "step",
+                logprob=-rng.random() - 0.1,
+                value=rng.uniform(-1, 1),
+            )
             for _ in range(width)
         ]
-        # The same tokens end the same way.
-        finish = {one.tokens: one.finish for one in steps}
-        return Expansion(rng.uniform(-1, 1), tuple(step(*one.tokens, finish=finish[one.tokens]) for one in steps))
+        same = {one.tokens: one for one in steps}  # the same tokens end the same way
+        return Expansion(rng.uniform(-1, 1), tuple(same[one.tokens] for one in steps))
 
     return script
 
@@ -45,30 +50,27 @@ def grade_of(seed: int) -> Any:
     return grade
 
 
-def read(tokens: Sequence[int]) -> Position:
-    """A state is dead, or not, by the sum of its tokens."""
-    return Position(dead=sum(tokens) % 7 == 6)
+def make_tree(seed: int, limits: SearchConfig = LIMITS) -> Tree:
+    return Tree((7,), grade_of(seed), limits)
 
 
-def grown(tree: Tree, seed: int, end_share: float = 0.2) -> str:
-    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-        return runner.run(grow(tree, ScriptedEngine(game(seed, end_share=end_share), latency_s=1.0)))
+def grown(tree: Tree, way: PuctConfig, seed: int, end_share: float = 0.2) -> str:
+    return run_search(tree, ScriptedEngine(game(seed, end_share=end_share), latency_s=1.0), way)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 80), st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0.0, 0.2]))
 @settings(max_examples=60, deadline=None)
-def test_one_agent_equals_a_search_written_separately(seed: int, simulations: int, c: float, reduction: float) -> None:
-    config = replace(BASE, agents=1, simulations=simulations, c_puct=c, fpu_reduction=reduction)
-    tree = Tree((7,), grade_of(seed), config)
-    grown(tree, seed)
+def test_one_agent_equals_a_search_written_separately(seed: int, simulations: int, c: float, end_share: float) -> None:
+    way = replace(BASE, agents=1, simulations=simulations, c_puct=c)
+    tree = make_tree(seed)
+    grown(tree, way, seed, end_share)
     expected = oracle(
         (7,),
-        game(seed),
+        game(seed, end_share=end_share),
         lambda tokens: grade_of(seed)(tokens).reward,
         simulations=simulations,
         c_puct=c,
-        fpu_reduction=reduction,
-        max_depth=config.max_depth,
+        max_depth=LIMITS.max_depth,
     )
     found = {tree.response(node): (node.visits, node.q) for node in tree.root.walk() if node.visits}
     assert found.keys() == expected.keys()
@@ -77,27 +79,23 @@ def test_one_agent_equals_a_search_written_separately(seed: int, simulations: in
         assert found[state][1] == pytest.approx(q)
 
 
-settings_of_search = st.builds(
+ways = st.builds(
     lambda **changes: replace(BASE, **changes),
     agents=st.sampled_from([1, 3, 16]),
     simulations=st.integers(1, 120),
-    in_flight=st.sampled_from(["wu-uct", "virtual-loss"]),
+    virtual_loss=st.sampled_from([0.0, 1.0]),
     prior=st.sampled_from(["multiplicity", "softmax", "length-normalised"]),
-    widen=st.sampled_from(["never", "spent"]),
-    prune_dead=st.booleans(),
 )
 
 
-@given(st.integers(0, 10**6), settings_of_search)
+@given(st.integers(0, 10**6), ways)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_counts_add_up_under_every_setting_and_the_same_seed_gives_the_same_tree(
-    seed: int, config: SearchConfig
-) -> None:
-    trees = [Tree((7,), grade_of(seed), config, read=read) for _ in range(2)]
+def test_counts_add_up_under_every_setting_and_the_same_seed_gives_the_same_tree(seed: int, way: PuctConfig) -> None:
+    trees = [make_tree(seed) for _ in range(2)]
     for tree in trees:
-        grown(tree, seed)
+        grown(tree, way, seed)
         check_counts(tree)
-        assert tree.num_simulations <= config.simulations
+        assert tree.num_simulations <= way.simulations
         assert tree.root.visits == tree.num_simulations
         for node in tree.root.walk():
             assert -1.0 - 1e-9 <= node.q <= 1.0 + 1e-9
@@ -106,24 +104,25 @@ def test_counts_add_up_under_every_setting_and_the_same_seed_gives_the_same_tree
     assert tree_hash(trees[0]) == tree_hash(trees[1])
 
 
-@given(st.integers(0, 10**6), settings_of_search)
+@given(st.integers(0, 10**6), ways)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_saved_tree_is_the_same_when_it_is_read_back(seed: int, config: SearchConfig) -> None:
-    tree = Tree((7,), grade_of(seed), config, read=read)
-    grown(tree, seed)
-    again = resume(record(tree), grade_of(seed), config, read=read)
+def test_a_saved_tree_is_the_same_when_it_is_read_back(seed: int, way: PuctConfig) -> None:
+    tree = make_tree(seed)
+    grown(tree, way, seed)
+    again = resume(record(tree), make_tree(seed))
     assert tree_hash(again) == tree_hash(tree)
     assert record(again) == record(tree)
+    grown(again, way, seed)  # closes what has nothing left below it; its budget is spent
     assert [node.closed for node in again.root.walk()] == [node.closed for node in tree.root.walk()]
 
 
 def test_a_resumed_tree_grows_on_as_if_it_had_never_stopped() -> None:
-    config = replace(BASE, agents=1, simulations=120, max_depth=30)
-    whole, half = (Tree((7,), grade_of(3), replace(config, simulations=n)) for n in (120, 50))
-    grown(whole, 3, end_share=0.05)
-    grown(half, 3, end_share=0.05)
-    rest = resume(record(half), grade_of(3), config)
-    grown(rest, 3, end_share=0.05)
+    limits, way = replace(LIMITS, max_depth=30), replace(BASE, agents=1, simulations=120)
+    whole, half = make_tree(3, limits), make_tree(3, limits)
+    grown(whole, way, 3, end_share=0.05)
+    grown(half, replace(way, simulations=50), 3, end_share=0.05)
+    rest = resume(record(half), make_tree(3, limits))
+    grown(rest, way, 3, end_share=0.05)
     assert rest.num_simulations == 120
     assert tree_hash(rest) == tree_hash(whole)
 
@@ -150,16 +149,16 @@ class Chaos:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("in_flight", ["wu-uct", "virtual-loss"])
-@pytest.mark.parametrize("prune_dead", [False, True])
-def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(in_flight: Any, prune_dead: bool) -> None:
+@pytest.mark.parametrize("virtual_loss", [0.0, 1.0])
+@pytest.mark.parametrize("prior", ["multiplicity", "softmax"])
+def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(virtual_loss: float, prior: Any) -> None:
     """The figure of the README: 10,000 faults over 200 trees, in four parts of 50 trees."""
     num_faults = 0
 
-    async def agent(tree: Tree, engine: Chaos) -> None:
+    async def agent(tree: Tree, engine: Chaos, way: PuctConfig) -> None:
         nonlocal num_faults
         while tree.begin():
-            running = asyncio.ensure_future(simulate(tree, engine))  # type: ignore[arg-type]
+            running = asyncio.ensure_future(simulate(tree, engine, way))  # type: ignore[arg-type]
             if engine.rng.random() < 0.2:
                 asyncio.get_running_loop().call_later(engine.rng.random(), running.cancel)
             try:
@@ -173,13 +172,14 @@ def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(in
 
     for seed in range(50):
         completed: list[int] = []
-        config = replace(BASE, agents=16, simulations=250, max_depth=30, in_flight=in_flight, prune_dead=prune_dead)
-        tree, engine = Tree((7,), grade_of(seed), config, read=read), Chaos(seed)
+        way = replace(BASE, agents=16, virtual_loss=virtual_loss, prior=prior)
+        tree, engine = make_tree(seed, replace(LIMITS, max_depth=30)), Chaos(seed)
+        tree.budget = Budget(simulations=250)
 
-        async def run(tree: Tree = tree, engine: Chaos = engine) -> None:
+        async def run(tree: Tree = tree, engine: Chaos = engine, way: PuctConfig = way) -> None:
             async with asyncio.TaskGroup() as group:
                 for _ in range(16):
-                    group.create_task(agent(tree, engine))
+                    group.create_task(agent(tree, engine, way))
 
         with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
             runner.run(run())
@@ -189,5 +189,5 @@ def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(in
         assert tree.num_expansions == tree.root.visits, "an expansion that counts for nothing"
         assert all(node.status is Status.OPEN for node in tree.root.walk() if node.children)
         assert not tree._arrivals
-    print(f"\n{num_faults} faults over 50 trees ({in_flight}, prune dead {prune_dead})")
+    print(f"\n{num_faults} faults over 50 trees (virtual loss {virtual_loss}, prior {prior})")
     assert num_faults >= 2_500

@@ -17,10 +17,8 @@ CONFIG = load_config(
     [
         "engine.kind=mock",
         "engine.mock_solve_rate=0.1",
-        "search.kind=index",
-        "search.max_tokens=600",
-        "search.simulations=10000",
-        "search.num_samples=1",
+        "method.max_tokens=600",
+        "method.solutions=1",
     ],
 )
 

@@ -1,7 +1,5 @@
 """Learning from whole trees: what each token is to learn, and one pass over a trie against its branches one by one."""
 
-import asyncio
-import math
 import random
 from typing import Any
 
@@ -10,36 +8,28 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from tests.fakes import ScriptedEngine, step
 from tests.test_learning import CPU, policy, take_step
 from tests.trajectories import make_trajectory
-from tsd.config import HarvestConfig, LossConfig, SearchConfig, load_config
+from tsd.config import CispoConfig, IndexConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
-from tsd.learn.loss import visit_loss
-from tsd.learn.rows import lay_out
-from tsd.learn.targets import num_laid_out, sibling_advantages, step_returns, targets, visit_shares
+from tsd.learn.rows import lay_out, num_laid_out
 from tsd.learn.update import score
+from tsd.methods import make_method
+from tsd.methods.index import tree_advantages, tree_targets, with_prompt
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
-from tsd.search import Status, Tree, grow, harvest
-from tsd.types import FIRST, Expansion, Grade, Trajectory
+from tsd.types import FIRST, Trajectory
 
-TREE = LossConfig(advantage="sibling")
+TREE = make_method(IndexConfig()).targets
 
 
 def trajectory(
-    parents: list[int],
-    lengths: list[int] | None = None,
-    seed: int = 0,
-    q: list[float] | None = None,
-    rewards: list[float] | None = None,
+    parents: list[int], lengths: list[int] | None = None, seed: int = 0, q: list[float] | None = None
 ) -> Trajectory:
     """A trie of random tokens."""
-    changes: dict[str, Any] = (
-        {} if q is None else {"q": np.array(q, np.float32), "rewards": np.array(rewards or q, np.float32)}
-    )
+    changes: dict[str, Any] = {} if q is None else {"q": np.array(q, np.float32)}
     rng = random.Random(seed)
     return make_trajectory(seed, lengths or [rng.randrange(1, 6) for _ in parents], parents, **changes)
 
@@ -61,7 +51,7 @@ def branches(tree: Trajectory) -> list[tuple[list[int], Trajectory]]:
             one = int(tree.parents[one])
         places = [int(starts[s]) + i for s in steps for i in range(int(tree.lengths[s]))]
         arrays = {name: getattr(tree, name)[places] for name in ("tokens", "logprobs", "values", "versions")}
-        of_steps = {name: getattr(tree, name)[steps] for name in ("lengths", "visits", "q", "rewards")}
+        of_steps = {name: getattr(tree, name)[steps] for name in ("lengths", "visits", "q")}
         parents = np.arange(len(steps), dtype=np.int32) - 1
         found.append((places, replace(tree, parents=parents, **arrays, **of_steps)))
     return found
@@ -81,7 +71,7 @@ def test_a_trie_in_one_pass_has_the_logprobs_values_and_gradients_of_its_branche
     assert num_copies.max() > 3
     gaps = [torch.zeros(1)]
     for places, branch in laid_out:
-        one, value = tokens_scored(model, collate(lay_out([branch], LossConfig(), 10_000), 10_000)[0])
+        one, value = tokens_scored(model, collate(lay_out([branch], TREE, 10_000), 10_000)[0])
         gaps += [(one - logprobs[places]).detach().abs(), (value - values[places]).detach().abs()]
         each = weights[:, places] / torch.tensor(num_copies[places])
         ((one * each[0]).sum() + (value * each[1]).sum()).backward()  # type: ignore[no-untyped-call]
@@ -134,61 +124,55 @@ def test_siblings_share_the_tokens_they_begin_with() -> None:
 
 # Steps 0 and 1 follow the prompt; 2 and 3 follow 0, 4 follows 2.
 PARENTS, VISITS = [FIRST, FIRST, 0, 0, 2], [6, 2, 3, 1, 2]
-Q, REWARDS = [0.3, -1.0, 0.5, 0.0, 1.0], [0.7, -1.0, 1.0, 0.0, 1.0]
+Q = [0.3, -1.0, 0.5, 0.0, 1.0]
+PROMPT_Q = (6 * 0.3 + 2 * -1.0) / 8
 
 
 def family() -> Trajectory:
-    made = trajectory(PARENTS, q=Q, rewards=REWARDS, lengths=[2, 1, 1, 3, 2])
-    return replace(made, visits=np.array(VISITS, np.int32))
+    return replace(trajectory(PARENTS, q=Q, lengths=[2, 1, 1, 3, 2]), visits=np.array(VISITS, np.int32))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_returns_are_rewards_mixed_with_q(share: float) -> None:
-    mixed = [(1 - share) * reward + share * q for reward, q in zip(REWARDS, Q, strict=True)]
-    prompt = (6 * mixed[0] + 2 * mixed[1]) / 8
-    assert step_returns(family(), share).tolist() == pytest.approx([*mixed, prompt])
-
-
-def test_siblings_are_compared_with_each_other_alone() -> None:
-    returns, parents = np.array([0.4, -0.2, 1.0, 0.0, 0.7], np.float32), np.array(PARENTS)
-    assert sibling_advantages(returns, parents).tolist() == pytest.approx([0.3, -0.3, 0.5, -0.5, 0.0])
-    assert visit_shares(np.array([6, 2, 3, 0, 0]), parents).tolist() == pytest.approx([0.75, 0.25, 1.0, 0.0, 0.0])
+def test_a_prompts_q_is_the_mean_over_its_steps_by_visits() -> None:
+    assert with_prompt(family()).tolist() == pytest.approx([*Q, PROMPT_Q])
 
 
 def test_a_steps_first_token_is_valued_as_the_state_it_starts_from() -> None:
-    one = targets(family(), 0.0, LossConfig(advantage="sibling", tree_value_share=1.0))
-    root = (6 * 0.3 + 2 * -1.0) / 8
-    assert one.value_returns.tolist() == pytest.approx([root, 0.3, root, 0.3, 0.3, 0.0, 0.0, 0.5, 1.0])
-    assert one.returns.tolist() == pytest.approx([0.3, 0.3, -1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 1.0])
+    returns = tree_targets(family()).returns.tolist()
+    assert returns == pytest.approx([PROMPT_Q, 0.3, PROMPT_Q, 0.3, 0.3, 0.0, 0.0, 0.5, 1.0])
     assert num_laid_out(family()) == (5 + 1) + (5 + 2 + 3) + (5 + 2 + 1 + 2)
 
 
-def test_a_path_learns_its_final_reward_everywhere() -> None:
-    one = targets(trajectory([FIRST, 0, 1], q=[0.1, 0.2, 0.75], rewards=[0.75] * 3), 0.0, LossConfig())
-    assert set(one.returns.tolist()) == set(one.value_returns.tolist()) == {0.75}
+def test_a_step_is_compared_with_where_it_starts_and_with_the_prompt_as_often_as_it_is_taken() -> None:
+    each = [
+        (0.3 - PROMPT_Q) * 2 * 6,
+        (-1.0 - PROMPT_Q) * 2 * 2,
+        ((0.5 - 0.3) + (0.5 - PROMPT_Q)) * 3,
+        ((0.0 - 0.3) + (0.0 - PROMPT_Q)) * 1,
+        ((1.0 - 0.5) + (1.0 - PROMPT_Q)) * 2,
+    ]
+    found = tree_advantages(with_prompt(family()), np.array(PARENTS), np.array(VISITS))
+    assert found.tolist() == pytest.approx(each, rel=1e-5)
+    tokens = np.repeat(each, [2, 1, 1, 3, 2])
+    scaled = tokens / (np.sqrt((tokens**2).mean()) + 0.05)
+    assert tree_targets(family()).advantages.tolist() == pytest.approx(scaled.tolist(), rel=1e-5)
 
 
-def test_the_visit_loss_is_the_cross_entropy_of_steps() -> None:
-    logprobs = torch.tensor([[math.log(0.5), math.log(0.5), math.log(0.1)]])
-    found = visit_loss(logprobs, torch.tensor([[0.75, 0.75, 0.25]]), torch.ones(1, 3, dtype=torch.bool))
-    assert found.item() == pytest.approx(-0.75 * math.log(0.25) - 0.25 * math.log(0.1))
+def test_a_tree_whose_steps_are_all_alike_teaches_nothing() -> None:
+    assert not tree_targets(trajectory([FIRST, FIRST, 0], q=[0.5, 0.5, 0.5])).advantages.any()
 
 
-@pytest.mark.parametrize("config", [TREE, LossConfig(advantage="value", c_policy=0.0, c_visits=1.0)])
-def test_an_update_makes_the_better_and_more_visited_sibling_likelier(config: LossConfig) -> None:
+def test_an_update_makes_the_better_sibling_likelier() -> None:
     one = replace(trajectory([FIRST, FIRST], lengths=[3, 3], q=[1.0, -1.0]), visits=np.array([9, 1], np.int32))
-    model, (batch,) = policy(), collate(lay_out([one], config, 10_000), 1000)
+    model, (batch,) = policy(), collate(lay_out([one], TREE, 10_000), 1000)
     before = tokens_scored(model, batch)[0]
-    stats = take_step(model, [one], 1000, config=replace(config, c_kl=0.0, c_value=0.0))
+    config = CispoConfig(c_kl=0.0, c_value=0.0)
+    assert take_step(model, [one], 1000, config=config, targets=TREE) is not None
     gain = (tokens_scored(model, batch)[0] - before).reshape(2, 3).sum(1)
-    assert stats is not None
-    assert stats.visit_loss > 0
-    assert gain[0] > 0
-    assert gain[0] > gain[1]
+    assert gain[0] > gain[1].clamp(min=0)
 
 
 def test_trainer_and_engine_are_compared_at_the_same_weights_however_stale_the_tokens() -> None:
-    config = load_config(None, ["harvest.whole_tree=true", "loss.advantage=sibling", "train.learning_rate=1e-2"])
+    config = load_config(None, ["train.learning_rate=1e-2"])
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Group())
     (batch,) = collate(lay_out([random_tree(9)], TREE, 10_000), 10_000)
     with torch.no_grad():
@@ -235,61 +219,6 @@ def test_a_tree_in_pieces_teaches_each_step_once_and_what_it_teaches_in_one(seed
         loss.backward()  # type: ignore[no-untyped-call]
         found.append(gradients(model))
     assert max(float((a - b).abs().max()) for a, b in zip(*found, strict=True)) < 1e-5
-
-
-def test_a_whole_tree_is_harvested_with_what_search_says_of_each_step() -> None:
-    def script(state: tuple[int, ...]) -> Expansion:
-        return Expansion(0.25, (step(1, 2), step(3), step(5, finish="end")))
-
-    def grade(tokens: object) -> Grade:
-        return Grade(0.5, False, True)
-
-    config = SearchConfig(agents=1, simulations=12, max_depth=4, solutions=0)
-    tree, engine = Tree((7,), grade, config), ScriptedEngine(script)
-    asyncio.run(grow(tree, engine))
-    everything = HarvestConfig(whole_tree=True, min_visits=1)
-    (trie,) = asyncio.run(harvest(tree, engine, everything, random.Random(0)))
-    nodes = [node for node in tree.root.walk() if node.step and (node.visits or node.closed)]
-    assert [one.tokens for one in trie.steps] == [node.step.tokens for node in nodes if node.step]
-    assert trie.visits == tuple(node.visits for node in nodes)
-    assert all(parent < i for i, parent in enumerate(trie.parents))
-    assert trie.grade.reward == 0.5
-    for node, reward, q in zip(nodes, trie.rewards, trie.q, strict=True):
-        below = [one.end_value for one in node.walk() if one.status is not Status.OPEN]
-        assert reward == pytest.approx(sum(below) / len(below) if below else node.q)
-        assert q == (node.q if node.status is Status.OPEN else node.end_value)
-    (sure,) = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=True, min_visits=4), random.Random(0)))
-    known = [node for node in nodes if node.parent and node.parent.visits >= 4]
-    assert 3 <= len(known) < len(nodes)
-    assert {one.tokens for one in sure.steps} >= {node.step.tokens for node in known if node.step}
-    assert len(known) <= len(sure.steps) <= len(known) + 4, "and the chosen path"
-
-
-def test_a_tree_without_an_end_is_finished_where_it_was_chosen() -> None:
-    def script(state: tuple[int, ...]) -> Expansion:
-        return Expansion(0.25, (step(1), step(2)))
-
-    config = SearchConfig(agents=1, simulations=3, solutions=0)
-    tree = Tree((7,), lambda tokens: Grade(0.5, False, True), config)
-    engine = ScriptedEngine(script)
-    asyncio.run(grow(tree, engine))
-    (trie,) = asyncio.run(harvest(tree, engine, HarvestConfig(whole_tree=True, choose="visits"), random.Random(0)))
-    assert trie.steps[-1].finish == "end"
-    assert trie.q[-1] == trie.rewards[-1] == 0.5
-    assert trie.parents[-1] != FIRST
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["harvest.whole_tree=true", "loss.advantage=group"], "use 'sibling' or 'value'"),
-        (["harvest.whole_tree=false", "loss.advantage=sibling"], "harvest.whole_tree = true"),
-        (["method=cispo", "loss.c_visits=0.1"], "harvest.whole_tree = true"),
-    ],
-)
-def test_targets_that_need_whole_trees_are_refused_without_them(overrides: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_config(None, overrides)
 
 
 def test_a_path_is_never_cut_however_long() -> None:

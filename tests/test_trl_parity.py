@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.engine_support import randomise
-from tsd.config import LossConfig
-from tsd.learn.loss import group_advantages, kl_loss, log_ratios, policy_loss
+from tsd.config import CispoConfig, LossConfig, PpoConfig
+from tsd.learn.loss import kl_loss, log_ratios, policy_loss
+from tsd.methods.groups import group_advantages
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
 from tsd.model.tiny import NUM_ROWS, tiny_model, tiny_tokenizer
@@ -93,6 +95,12 @@ def trainer(directory: Path) -> Trainer:
     return make
 
 
+def advantages_of(rewards: Sequence[float]) -> Tensor:
+    """Of groups of GROUP_SIZE, one after the other."""
+    groups = np.array(rewards, np.float32).reshape(-1, GROUP_SIZE)
+    return torch.from_numpy(np.concatenate([group_advantages(group) for group in groups]))
+
+
 @pytest.fixture(scope="module")
 def batch(directory: Path) -> Batch:
     """Behaviour and reference so far from the policy that ratios are clipped on both sides, of trajectories too."""
@@ -108,8 +116,7 @@ def batch(directory: Path) -> Batch:
         all_of_it, each, anchor = (torch.randn(size, generator=generator) for size in (1, num_tokens, num_tokens))
         behaviour.append(logprobs + 0.5 * all_of_it + 0.5 * each)
         reference.append(logprobs + 0.5 * anchor)
-    groups = [str(number // GROUP_SIZE) for number in range(len(REWARDS))]
-    return Batch(prompts, responses, behaviour, reference, group_advantages(REWARDS, groups))
+    return Batch(prompts, responses, behaviour, reference, advantages_of(REWARDS))
 
 
 def predicted(policy: Policy, tokens: Tensor) -> Tensor:
@@ -162,7 +169,7 @@ def ours(
 
     def total(rows: slice) -> Tensor:
         actor = policy_loss(logprobs[rows], behaviour[rows], advantages[rows], mask[rows], config)
-        return actor + config.c_kl * kl_loss(logprobs[rows], reference[rows], mask[rows], config.kl)
+        return actor + config.c_kl * kl_loss(logprobs[rows], reference[rows], mask[rows])
 
     num_rows = len(mask)
     if mean_of_trajectories:
@@ -182,14 +189,9 @@ def ours(
 def test_loss_and_gradients_are_those_of_trl(
     directory: Path, trainer: Trainer, batch: Batch, kind: str, level: Any, beta: float
 ) -> None:
-    config = LossConfig(
-        kind="cispo" if kind == "cispo" else "ppo",
-        clip_low=CLIP_LOW,
-        clip_high=CLIP_HIGH,
-        cispo_max_ratio=MAX_RATIO,
-        ratio=level,
-        c_kl=beta,
-    )
+    config: LossConfig = PpoConfig(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, ratio=level, c_kl=beta)
+    if kind == "cispo":
+        config = CispoConfig(max_ratio=MAX_RATIO, ratio=level, c_kl=beta)
     settings = {"loss_type": kind, "importance_sampling_level": level, "beta": beta, "use_bias_correction_kl": False}
     epsilon_high = MAX_RATIO if kind == "cispo" else CLIP_HIGH  # TRL's ceiling of CISPO is no distance from 1
     loss, expected = theirs(trainer(epsilon=CLIP_LOW, epsilon_high=epsilon_high, **settings), batch)
@@ -210,6 +212,6 @@ def test_group_advantages_are_those_of_trl(trainer: Trainer, rewards: list[float
     groups = [f"{number // GROUP_SIZE}+1" for number in range(len(rewards))]
     # It samples a response to each prompt, has them graded, and normalises.
     batch = trainer(rewards)._generate_and_score_completions([{"prompt": group} for group in groups])
-    difference = (group_advantages(rewards, groups) - batch["advantages"]).abs().max().item()
+    difference = (advantages_of(rewards) - batch["advantages"]).abs().max().item()
     print(f"\nTRL parity: group advantages {difference:.1e}")
     assert difference <= TOLERANCE

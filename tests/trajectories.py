@@ -31,7 +31,6 @@ def make_trajectory(
         parents=np.array(parents, np.int32),
         visits=rng.integers(1, 9, len(lengths), np.int32),
         q=rng.uniform(-1, 1, len(lengths)).astype(np.float32),
-        rewards=rng.uniform(-1, 1, len(lengths)).astype(np.float32),
         grade=Grade(0.5, False, True),
         num_generated=size,
     )

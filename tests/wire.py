@@ -30,7 +30,6 @@ def trajectory(name: str = "t", **changes: Any) -> Trajectory:
         parents=np.array([-1, 0], np.int32),
         visits=np.array([4, 2], np.int32),
         q=np.array([0.1, 0.25], np.float32),
-        rewards=np.array([0.25, 0.25], np.float32),
         grade=Grade(0.25, exact=False, well_formed=True),
         num_generated=41,
     )

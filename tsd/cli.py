@@ -146,7 +146,7 @@ def evaluate(
 
     Samples the model alone, without search; an answer counts only when it is exact. Progress is on standard error.
     With --search: problems solved per 1,000 tokens by search, by independent samples, by the best of 16 by V, and by
-    the majority of 16; search.max_tokens is the budget of the first two.
+    the majority of 16; method.max_tokens is the budget of the first two.
 
     Examples:
 
@@ -178,9 +178,9 @@ def solve(
     problem: Annotated[str, typer.Argument(help='Such as "5 13 5 9 = 31", or a line of a problem file.')],
     model: Model = BUILTIN_MODEL,
     engine: Annotated[Literal["torch", "vllm", "mock"], typer.Option(help="What generates.")] = "torch",
-    simulations: Annotated[
-        int, typer.Option(min=1, help="Budget; with --resume, what the tree has had included.")
-    ] = 400,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Budget, in generated tokens; with --resume, what the tree has had included.")
+    ] = 4000,
     tree: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the whole tree as JSON.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="FILE", help="Go on with a tree that --tree wrote.")] = None,
     seed: Seed = 0,
@@ -193,12 +193,13 @@ def solve(
 
     - `tsd solve "5 13 5 9 = 31"`
 
-    - `tsd solve "5 13 5 9 = 31" --tree tree.json`, then `--resume tree.json --simulations 1600`
+    - `tsd solve "5 13 5 9 = 31" --tree tree.json`, then `--resume tree.json --tokens 20000`
     """
     from tsd.commands import as_json, describe_solution, setting, solve_problem
 
-    options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
-    settings = ["search.kind=index", *(setting(key, value) for key, value in options.items())]
+    options = {"engine.kind": engine, "model.path": model, "seed": seed}
+    options |= {"method.max_tokens": tokens, "method.solutions": 1}
+    settings = [setting(key, value) for key, value in options.items()]
     solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
     print(as_json(solution) if json else describe_solution(solution))
 
@@ -237,7 +238,8 @@ def bench_search(
     from tsd.bench import plot, recommendation, rows_table
     from tsd.commands import as_json, measure_search, setting
 
-    options = {"engine.kind": engine, "search.simulations": simulations, "model.path": model, "seed": seed}
+    options = {"engine.kind": engine, "model.path": model, "seed": seed}
+    options |= {"method.kind": "puct", "method.simulations": simulations}
     rows = measure_search(
         [*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees, problems
     )

@@ -7,7 +7,7 @@ import typer
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting, such as `search.agents=32`."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting, such as `method.agents=32`."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seeds every random choice.")]
 

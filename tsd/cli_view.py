@@ -192,7 +192,7 @@ def config(
 
     - `tsd config search.`
 
-    - `tsd config loss.advantage`
+    - `tsd config method`
     """
     from tsd.config.reference import markdown as page
     from tsd.config.reference import plain, reference

@@ -34,8 +34,8 @@ from tsd.warmstart import WarmstartConfig, warmstart
 T = TypeVar("T")
 ShowProgress = Callable[[int, float, tuple[float, float]], None]
 
-SOLVING_TOKENS, NO_LIMIT = 1500, 1_000_000
-"""A problem's budget where solving is compared: in tokens, not in simulations."""
+SOLVING_TOKENS = 1500
+"""A problem's budget where solving is compared."""
 NUM_LINES = 10
 """Lines of progress where there is no terminal."""
 
@@ -88,9 +88,8 @@ class SolvingComparison:
             "engine.kind": self.engine,
             "engine.temperature": 1.0 if self.temperature is None else self.temperature,
             "task.style": self.style or _style(directory),
-            "search.kind": "index",
-            "search.simulations": NO_LIMIT,
-            "search.max_tokens": SOLVING_TOKENS,
+            "method.max_tokens": SOLVING_TOKENS,
+            "method.solutions": 1,
         }
         config = load_config(None, (*(setting(key, value) for key, value in options.items()), *self.settings))
         task = make_task(config.task)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tsd import __version__
-from tsd.config import load_config
+from tsd.config import kind, load_config
 from tsd.learn.checkpoint import STATE_FILE, TrainState, latest_checkpoint, load_state
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE, VALUE_HEAD_FILE
 from tsd.rundir import CONFIG_FILE, check_run
@@ -45,7 +45,7 @@ def card(run_dir: Path, state: TrainState) -> str:
     lines = [
         f"- task: {task}, prompts in {config.task.style} style, answers at a sampling temperature of "
         f"{config.engine.temperature:g} in training",
-        f"- method: {config.method}, with the {config.loss.kind} loss; seed {config.seed}",
+        f"- method: {kind(config.method)}, with the {kind(config.loss)} loss; seed {config.seed}",
         f"- {state.update:,} updates at a learning rate of {config.train.learning_rate:g}, from "
         f"{state.num_trajectories:,} trajectories; {state.generated_tokens:,} tokens were generated for them",
         *(_evaluated(run_dir, when) for when in ("before", "after") if (run_dir / f"{when}.json").exists()),

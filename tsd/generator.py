@@ -26,14 +26,15 @@ import numpy as np
 
 from tsd.calibrate import RUNNING, load_calibration, save_calibration
 from tsd.child import beat, new_life, run_child
-from tsd.config import Config, load_config
+from tsd.config import Config, IndexConfig, load_config
 from tsd.engine import engine_model, make_engine
 from tsd.identity import identify
 from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.methods import Method, make_method
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.protocols import Engine, Grader, Task, TextCodec
 from tsd.reporter import Reporter
-from tsd.search import Calibration, Tree, Trie, grow, harvest, plant, sample_paths
+from tsd.search import Calibration, Tree, Trie, plant
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
@@ -60,6 +61,7 @@ class Generator:
     task: Task
     codec: TextCodec
     engine: Engine
+    method: Method
     outbox: Outbox
     progress: ProgressSubscriber
     weights: WeightSubscriber
@@ -86,7 +88,7 @@ class Generator:
                 group.create_task(self.search_trees(problems), name=f"tree worker {worker}")
 
     async def search_trees(self, problems: Iterator[tuple[int, Problem]]) -> None:
-        """One tree after another: grow, harvest, send."""
+        """One tree after another: collect from it, send."""
         config = self.config
         for position, problem in problems:
             tree = plant(
@@ -96,12 +98,10 @@ class Generator:
                 config.task.style,
                 config.search,
                 grader=self.grader,
-                calibration=self.calibration,
-                learns=True,
                 seed=position,
             )
             self.reporter.growing.append(tree)
-            tries = await self._tries(tree, problem)
+            tries = await self.method.collect(tree, self.engine)
             self.reporter.growing.remove(tree)
             self.reporter.count(tree)
             self.reporter.num_waiting += 1
@@ -126,7 +126,7 @@ class Generator:
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
         pause_s = await self.engine.load(update)
-        if self.config.search.kind == "index":
+        if isinstance(self.config.method, IndexConfig):
             path = self.run_dir / RUNNING.format(self.index)
             await asyncio.to_thread(save_calibration, self.calibration, path)
         self.metrics.write(
@@ -145,14 +145,6 @@ class Generator:
                 pause_s=pause_s,
             )
         )
-
-    async def _tries(self, tree: Tree, problem: Problem) -> list[Trie]:
-        """What the method learns from."""
-        config = self.config
-        if config.method != "mcts":
-            return await sample_paths(tree, self.engine, config.method, config.sample)
-        await grow(tree, self.engine)
-        return await harvest(tree, self.engine, config.harvest, random.Random(f"{config.seed} {problem.id}"))
 
     def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
         """As the trainer takes them; they share the tree's cost in tokens."""
@@ -175,7 +167,6 @@ class Generator:
                 parents=np.array(trie.parents, np.int32),
                 visits=np.array(trie.visits, np.int32),
                 q=np.array(trie.q, np.float32),
-                rewards=np.array(trie.rewards, np.float32),
                 grade=trie.grade,
                 num_generated=tree.num_generated // len(tries),
             )
@@ -234,6 +225,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             task,
             generation.codec,
             engine,
+            make_method(config.method, calibration),
             outbox,
             progress,
             weights,

@@ -23,6 +23,8 @@ from tsd.protocols import Engine
 from tsd.tasks import make_task
 from tsd.types import Step
 
+NUM_SAMPLES = 4
+"""Of each prompt."""
 NUM_PROMPTS = 8
 CHANGE = 0.02
 """Standard deviation of what is added to the weights for the second look, as a share of each tensor's own."""
@@ -94,7 +96,7 @@ async def _compare(engine: Engine, policy: Policy, prompts: Sequence[State], con
         _change(policy)
         await engine.load(policy.weights(1, dtype))
         second = await _gap(engine, policy, prompts, config)
-    speed, at_once = second.num_tokens / second.seconds, len(prompts) * config.search.num_samples
+    speed, at_once = second.num_tokens / second.seconds, len(prompts) * NUM_SAMPLES
     other = "engine and trainer are not the same model: report it with tsd bugreport"
     stale = "the engine keeps old weights, or keys and values of them: report it with tsd bugreport"
     return [
@@ -121,7 +123,7 @@ async def _gap(engine: Engine, policy: Policy, prompts: Sequence[State], config:
     limit = min(config.search.max_step_tokens, config.engine.max_model_tokens - max(map(len, prompts)))
     started, pairs = time.monotonic(), list[tuple[State, Sequence[Step]]]()
     for _ in range(2):
-        calls = (engine.expand(prompt, config.search.num_samples, limit) for prompt in prompts)
+        calls = (engine.expand(prompt, NUM_SAMPLES, limit) for prompt in prompts)
         answers = await asyncio.gather(*calls)
         pairs += [(prompt, answer.steps) for prompt, answer in zip(prompts, answers, strict=True)]
     seconds = time.monotonic() - started

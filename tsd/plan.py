@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.config import Config, TransportConfig
+from tsd.config import Config, TransportConfig, kind
 from tsd.devices import CPU, Placement
 from tsd.model.files import model_path
 
@@ -100,7 +100,7 @@ def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
         ("evaluation", f"{config.evaluate.num_problems} held-out problems x {config.evaluate.k} samples"),
         ("batch", f"{train.batch_size} trajectories an update over {world} trainer{'s' * (world > 1)}"),
         ("weights", f"a new version every {train.publish_every} updates"),
-        ("search", f"{config.search.trees} trees x {config.search.agents} agents in each generator"),
+        ("search", f"{kind(config.method)}, {config.search.trees} problems at once in each generator"),
         ("sockets", _sockets(config.transport)),
     )
     processes = (*generators, *trainers)

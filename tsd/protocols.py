@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
-from tsd.types import Expansion, Grade, Position, Problem, Step, WeightUpdate
+from tsd.types import Expansion, Grade, Problem, Step, WeightUpdate
 
 PromptStyle = Literal["chat", "compact", "digits"]
 Split = Literal["train", "validation", "heldout"]
@@ -100,13 +100,6 @@ class Task(Protocol):
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Grades whatever a model wrote, in bounded time and without an exception."""
-        ...
-
-    def read(self, problem: Problem, response: str) -> Position:
-        """What the response so far comes to: lets search end a path from which nothing can come any more.
-
-        A task that cannot tell returns `Position()`.
-        """
         ...
 
 

@@ -3,21 +3,29 @@
 Knows nothing about training: the model stays as it is.
 """
 
-import random
 from collections.abc import Coroutine
 from pathlib import Path
 
 import msgspec
 
 from tsd.calibrate import load_calibration
-from tsd.config import Config, HarvestConfig
+from tsd.config import Config, kind
 from tsd.engine import Generation, engine_model, make_engine
 from tsd.protocols import TextCodec
-from tsd.search import Tree, TreeRecord, Trie, grow, harvest, plant, record, resume
+from tsd.search import (
+    Calibration,
+    Tree,
+    TreeRecord,
+    Trie,
+    Way,
+    best_rewarded,
+    plant,
+    record,
+    resume,
+    search,
+)
 from tsd.tasks import make_task
 from tsd.types import Grade, Problem
-
-CHOSEN = HarvestConfig(whole_tree=False, choose="reward", num_paths=1)
 
 
 class Solution(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,25 +48,31 @@ def solve(
 ) -> Coroutine[None, None, tuple[Solution, TreeRecord]]:
     """Reads problem and model, and returns the search to be awaited; `saved` is a tree to go on with.
 
-    Raises ValueError for a problem the task cannot read, or a tree of another one.
+    Raises ValueError for a problem the task cannot read, a tree of another one, or a method that does not search.
     """
+    way = config.method
+    if not isinstance(way, Way):
+        raise ValueError(f"method.kind: expected index or puct, which search, found {kind(way)}")
     task = make_task(config.task)
     problem = task.parse(text)
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    style, calibration = config.task.style, load_calibration(directory)
-    tree = plant(problem, task, generation.codec, style, config.search, calibration=calibration, seed=config.seed)
+    calibration = load_calibration(directory)
+    limits, style = config.search, config.task.style
+    tree = plant(problem, task, generation.codec, style, limits, seed=config.seed)
     if saved is not None:
         if saved.prompt != tree.prompt:
             raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
-        tree = resume(saved, tree.grade, config.search, read=tree.read, calibration=calibration, seed=config.seed)
-    return _search(config, problem, tree, generation)
+        resume(saved, tree)
+    return _search(way, problem, tree, generation, calibration)
 
 
-async def _search(config: Config, problem: Problem, tree: Tree, generation: Generation) -> tuple[Solution, TreeRecord]:
+async def _search(
+    way: Way, problem: Problem, tree: Tree, generation: Generation, calibration: Calibration
+) -> tuple[Solution, TreeRecord]:
     async with generation.engine as engine:
-        ended_by = await grow(tree, engine)
-        (path,) = await harvest(tree, engine, CHOSEN, random.Random(config.seed))
+        ended_by = await search(tree, engine, way, calibration)
+        path = await best_rewarded(tree, engine)
     codec = generation.codec
     return _solution(problem, tree, path, codec, ended_by), record(tree, codec.decode)
 

@@ -39,7 +39,7 @@ from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reac
 from tsd.learn.group import Group, join_group
 from tsd.learn.health import Stats, warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
-from tsd.learn.targets import num_laid_out
+from tsd.learn.rows import num_laid_out
 from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, UpdateRow, WeightsRow
 from tsd.observe.tensorboard import open_tensorboard

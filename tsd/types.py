@@ -36,16 +36,6 @@ class Grade(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Where `reward` is mixed of several: each on its own, by name, in [-1, 1]."""
 
 
-class Position(msgspec.Struct, frozen=True):
-    """What a task reads in a response so far."""
-
-    dead: bool = False
-    """Whether nothing legal can follow any more."""
-    outcome: Grade | None = None
-    """What the answer will be worth, whatever is still written; None where that is open, or where it may be a solution,
-    which has to be written to count."""
-
-
 class Step(msgspec.Struct, frozen=True, gc=False):
     """One sampled continuation. `tokens`, `logprobs` and `values` have the same length.
 
@@ -88,7 +78,11 @@ class Glance(msgspec.Struct, frozen=True):
 
     prompt: str
     num_simulations: int
-    budget: int
+    max_simulations: int
+    """0 where there is no such limit, as below."""
+    num_generated: int
+    """Tokens."""
+    max_tokens: int
     num_nodes: int
     solved: bool
     steps: tuple[GlanceStep, ...]
@@ -130,8 +124,6 @@ class Trajectory(msgspec.Struct, frozen=True):
     """int32 [num_steps], simulations that passed"""
     q: np.ndarray
     """float32 [num_steps], what search makes of the state after the step: Q, or of an end its reward"""
-    rewards: np.ndarray
-    """float32 [num_steps], mean reward of the ends that search found below, Q where it found none"""
     grade: Grade
     """Of its best end."""
     num_generated: int

@@ -204,7 +204,6 @@ def test_a_model_may_write_a_long_time_without_costing_one(name: str, make: Call
     text = make(400_000)
     for _ in range(3):
         started = time.perf_counter()
-        Countdown().read(problem, text)
         Countdown().grade(problem, text)
         times.append(time.perf_counter() - started)
     assert min(times) < 1.0

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import msgspec
+from msgspec.structs import replace
 
 from tsd.bench.row import Row, Timings, make_row
 from tsd.child import rare_gc
-from tsd.config import Config
+from tsd.config import Config, PuctConfig
 from tsd.engine import engine_model, make_engine
 from tsd.protocols import CountsCacheHits, Engine, TextCodec
-from tsd.search import Tree, grow, plant
+from tsd.search import Tree, plant, search_by_puct
 from tsd.tasks import make_task
 from tsd.types import Problem
 
@@ -34,18 +34,21 @@ Call = tuple[tuple[int, ...], int, int]
 
 
 async def bench_search(config: Config, agents: Sequence[int], trees: Sequence[int], problems: int = 0) -> list[Row]:
-    """One row for each number of agents and of trees, all on one engine. `config.search` gives the rest.
+    """One row for each number of agents and of trees, all on one engine. `config` gives the rest.
 
     `problems` is how many trees a row grows in all; 0 for as many as it grows at once.
     """
+    way = config.method
+    if not isinstance(way, PuctConfig):
+        raise ValueError("method.kind: expected puct, whose simulations are measured")
     rare_gc()
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
     rows: list[Row] = []
     async with generation.engine as engine:
-        await Bench(config, engine, generation.codec, num_problems=1).warm_up()
+        await Bench(config, way, engine, generation.codec, num_problems=1).warm_up()
         for num_agents, num_trees in itertools.product(agents, trees):
-            bench = Bench(config, engine, generation.codec, problems or num_trees)
+            bench = Bench(config, way, engine, generation.codec, problems or num_trees)
             rows.append(await bench.measure(num_agents, num_trees))
     return rows
 
@@ -55,24 +58,26 @@ class Bench:
     """An engine under measurement, and how many problems it is measured on."""
 
     config: Config
+    way: PuctConfig
     engine: Engine
     codec: TextCodec
     num_problems: int
 
     async def warm_up(self) -> None:
         """One call; where calls cost nothing one tree, so that the interpreter has met all of the search."""
-        (tree,) = self.grove(1)
+        (tree,) = self.grove()
         if self.config.engine.kind == "null":
-            await grow(tree, self.engine)
-        await self.engine.expand(tree.prompt, self.config.search.num_samples, self.config.search.max_step_tokens)
+            await search_by_puct(tree, self.engine, self.way)
+        await self.engine.expand(tree.prompt, self.way.num_samples, self.config.search.max_step_tokens)
 
     async def measure(self, agents: int, trees: int) -> Row:
         """One row."""
-        grove, timings = self.grove(agents), Timings()
+        grove, timings = self.grove(), Timings()
+        way = replace(self.way, agents=agents, solutions=0)  # a tree that is solved goes on
         before = _cache_hits(self.engine)
         started_cpu_s = time.thread_time()
         async with _probing(grove, timings):
-            timings.seconds = await _timed(lambda: grow_all(grove, self.engine, trees))
+            timings.seconds = await _timed(lambda: grow_all(grove, self.engine, way, trees))
         timings.cpu_s = time.thread_time() - started_cpu_s
         timings.hit_rate = _rate(before, _cache_hits(self.engine))
         calls = list(itertools.islice(self._calls(grove), NUM_CEILING_CALLS))
@@ -80,38 +85,36 @@ class Bench:
         at_once = round(statistics.fmean(timings.in_flight)) if timings.in_flight else agents * trees
         timings.bare_s = await _timed(lambda: flood(self.engine, calls, max(1, at_once))) / len(calls)
         if agents > 1 and self.config.engine.kind != "null":
-            alone = self.grove(1)
-            await grow_all(alone, self.engine, trees)
+            alone = self.grove()
+            await grow_all(alone, self.engine, replace(way, agents=1), trees)
             timings.one_agent_solve_rate = statistics.fmean(tree.solved for tree in alone)
         timings.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return make_row(self.config, agents, trees, grove, timings)
+        return make_row(self.config, way, trees, grove, timings)
 
-    def grove(self, agents: int) -> list[Tree]:
+    def grove(self) -> list[Tree]:
         """A new tree for each problem."""
-        changes: dict[str, object] = {"agents": agents, "solutions": 0}
+        limits = self.config.search
         if self.config.engine.kind == "null":
-            changes |= {"max_depth": NULL_DEPTH, "max_path_tokens": NULL_DEPTH}
-        search = msgspec.structs.replace(self.config.search, **changes)
+            limits = replace(limits, max_depth=NULL_DEPTH, max_path_tokens=NULL_DEPTH)
         task = make_task(self.config.task)
         problems: Iterable[Problem] = task.problems("validation", self.num_problems, self.config.seed)
-        return [plant(problem, task, self.codec, self.config.task.style, search) for problem in problems]
+        return [plant(problem, task, self.codec, self.config.task.style, limits) for problem in problems]
 
     def _calls(self, grove: Sequence[Tree]) -> Iterator[Call]:
         """What the trees asked of the engine."""
-        search = self.config.search
         for tree in grove:
             for node in tree.root.walk():
                 if node.value is not None:
-                    yield tree.state(node), search.num_samples, tree.step_room(node)
+                    yield tree.state(node), self.way.num_samples, tree.step_room(node)
 
 
-async def grow_all(grove: Sequence[Tree], engine: Engine, at_once: int) -> None:
+async def grow_all(grove: Sequence[Tree], engine: Engine, way: PuctConfig, at_once: int) -> None:
     """Grows every tree, `at_once` at a time."""
     waiting = iter(grove)
 
     async def worker() -> None:
         for tree in waiting:
-            await grow(tree, engine)
+            await search_by_puct(tree, engine, way)
 
     await _together(worker, at_once)
 

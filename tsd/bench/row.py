@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tsd.config import Config
+from tsd.config import Config, PuctConfig
 from tsd.search import Node, Status, Tree, tree_hash
 
 
@@ -77,7 +77,7 @@ class Timings:
     peak_memory_mb: float = 0.0
 
 
-def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], timings: Timings) -> Row:
+def make_row(config: Config, way: PuctConfig, trees: int, grove: Sequence[Tree], timings: Timings) -> Row:
     """Sums a grove up."""
     nodes = [node for tree in grove for node in tree.root.walk()]
     sims, expansions, duplicates = (
@@ -86,10 +86,10 @@ def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], tim
     seconds = timings.seconds
     return Row(
         engine=config.engine.kind,
-        agents=agents,
+        agents=way.agents,
         trees=trees,
         problems=len(grove),
-        simulations=config.search.simulations,
+        simulations=way.simulations,
         seed=config.seed,
         us_per_sim=1e6 * seconds / sims,
         python_us_per_sim=1e6 * timings.cpu_s / sims,
@@ -104,7 +104,7 @@ def make_row(config: Config, agents: int, trees: int, grove: Sequence[Tree], tim
         num_simulations=sims,
         num_collisions=sum(tree.num_collisions for tree in grove),
         num_duplicates=duplicates,
-        duplicate_rate=duplicates / (expansions * config.search.num_samples),
+        duplicate_rate=duplicates / (expansions * way.num_samples),
         prefix_cache_hit_rate=timings.hit_rate,
         mean_depth=statistics.fmean(node.depth for node in nodes),
         max_depth=max(node.depth for node in nodes),

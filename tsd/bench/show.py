@@ -59,7 +59,7 @@ def recommendation(rows: Sequence[Row]) -> str:
     return (
         f"{chosen.agents} agents on each of {chosen.trees} trees: {chosen.expansions_per_s:,.0f} expansions/s, "
         f"{chosen.expansions_per_s / best:.0%} of the best here "
-        f"(--set search.agents={chosen.agents} --set search.trees={chosen.trees})"
+        f"(--set method.agents={chosen.agents} --set search.trees={chosen.trees})"
     )
 
 

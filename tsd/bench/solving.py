@@ -14,7 +14,7 @@ import msgspec
 from tsd.config import Config
 from tsd.engine import Generation
 from tsd.protocols import Task
-from tsd.search import Calibration, grow, plant
+from tsd.search import Calibration, Way, plant, search
 from tsd.tasks.answers import answer_of
 from tsd.types import Problem, Step
 
@@ -82,8 +82,8 @@ async def compare_solving(
     }
     rows = [await attempt_all(way, problems, solvers[way], TREES_AT_ONCE) for way in ways if way in solvers]
     for number in agents if "search" in ways else ():
-        search = msgspec.structs.replace(config.search, agents=number)
-        solver = by_search(generation, task, msgspec.structs.replace(config, search=search), calibration)
+        way = msgspec.structs.replace(_way(config), agents=number)
+        solver = by_search(generation, task, msgspec.structs.replace(config, method=way), calibration)
         rows.append(await attempt_all(f"search, agents: {number}", problems, solver, TREES_AT_ONCE))
     return rows
 
@@ -122,11 +122,12 @@ def _rate(attempts: Sequence[Attempt]) -> float:
 
 
 def by_search(generation: Generation, task: Task, config: Config, calibration: Calibration) -> Solver:
-    """A tree as `[search]` says, until it is solved or its budget is spent."""
+    """A tree as `[method]` says, until it is solved or its budget is spent."""
+    way = _way(config)
 
     async def solve(problem: Problem) -> Attempt:
-        tree = plant(problem, task, generation.codec, config.task.style, config.search, calibration=calibration)
-        await grow(tree, generation.engine)
+        tree = plant(problem, task, generation.codec, config.task.style, config.search)
+        await search(tree, generation.engine, way, calibration)
         return Attempt(tree.solved, tree.num_generated)
 
     return solve
@@ -134,10 +135,11 @@ def by_search(generation: Generation, task: Task, config: Config, calibration: C
 
 def by_samples(generation: Generation, task: Task, config: Config) -> Solver:
     """Independent samples, one after the other, until one is right or search's budget of tokens is spent."""
+    max_tokens = _way(config).max_tokens
 
     async def solve(problem: Problem) -> Attempt:
         prompt, num_tokens = generation.codec.encode(task.prompt(problem, config.task.style)), 0
-        while num_tokens < config.search.max_tokens:
+        while num_tokens < max_tokens:
             (sample,) = await generation.engine.sample(prompt, 1, config.search.max_path_tokens)
             num_tokens += len(sample.tokens)
             if task.grade(problem, generation.codec.decode(sample.tokens)).exact:
@@ -145,6 +147,13 @@ def by_samples(generation: Generation, task: Task, config: Config) -> Solver:
         return Attempt(False, num_tokens)
 
     return solve
+
+
+def _way(config: Config) -> Way:
+    """How the search that is compared goes. Raises ValueError where that does not search at all."""
+    if not isinstance(config.method, Way):
+        raise ValueError("method.kind: expected index or puct, which search")
+    return config.method
 
 
 def by_choice(generation: Generation, task: Task, config: Config, *, majority: bool) -> Solver:

@@ -1,18 +1,16 @@
 """The whole configuration: one frozen, typed structure, read from TOML. Every setting is documented in `sections`."""
 
 from tsd.config.file import MAIN_JOB, load_config, save_config
+from tsd.config.losses import CispoConfig, LossConfig, PpoConfig
+from tsd.config.methods import BestOfConfig, GroupsConfig, IndexConfig, MethodConfig, PuctConfig, kind
 from tsd.config.sections import (
     Config,
     EngineConfig,
     EvaluateConfig,
-    HarvestConfig,
     HeadDtype,
-    LossConfig,
-    Method,
     ModelConfig,
     ObserveConfig,
     RewardConfig,
-    SampleConfig,
     SearchConfig,
     TaskConfig,
     TrainConfig,
@@ -21,21 +19,26 @@ from tsd.config.transport import TransportConfig
 
 __all__ = [
     "MAIN_JOB",
+    "BestOfConfig",
+    "CispoConfig",
     "Config",
     "EngineConfig",
     "EvaluateConfig",
-    "HarvestConfig",
+    "GroupsConfig",
     "HeadDtype",
+    "IndexConfig",
     "LossConfig",
-    "Method",
+    "MethodConfig",
     "ModelConfig",
     "ObserveConfig",
+    "PpoConfig",
+    "PuctConfig",
     "RewardConfig",
-    "SampleConfig",
     "SearchConfig",
     "TaskConfig",
     "TrainConfig",
     "TransportConfig",
+    "kind",
     "load_config",
     "save_config",
 ]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-import msgspec
 from msgspec import Struct
 
-from tsd.config import sections, transport
+from tsd.config import losses, methods, sections, transport
 from tsd.config.sections import Config
 from tsd.config.toml import as_toml
 
@@ -46,30 +45,42 @@ class Section:
     """One table of the file; the first, without a name, is its top level."""
 
     name: str
+    kind: str
+    """Of a section that may be of several; empty elsewhere."""
     text: str
     settings: tuple[Setting, ...]
 
 
 def reference() -> tuple[Section, ...]:
     """All of them, in the order of the source."""
-    documented = {**_documented(sections), **_documented(transport)}
+    documented = _documented(sections, methods, losses, transport)
     hints, defaults = get_type_hints(Config), Config()
-    tables = [field for field in Config.__struct_fields__ if _is_table(hints[field])]
-    top = tuple(field for field in Config.__struct_fields__ if field not in tables)
-    found = [Section("", Config.__doc__ or "", _settings("", Config, defaults, documented, top))]
-    for name in tables:
-        table = hints[name]
-        settings = _settings(f"{name}.", table, getattr(defaults, name), documented, table.__struct_fields__)
-        text = inspect.cleandoc(table.__doc__ or "").removeprefix(f"[{name}]: ")
-        found.append(Section(name, text[:1].upper() + text[1:], settings))
+    found = [_section("", Config, defaults, documented, [name for name in hints if not _tables(hints[name])])]
+    for name, hint in hints.items():
+        default = getattr(defaults, name)
+        for table in _tables(hint):
+            own = default if isinstance(default, table) else table()
+            found.append(_section(name, table, own, documented, table.__struct_fields__))
     return tuple(found)
+
+
+def _section(
+    name: str, table: type[Struct], defaults: Struct, documented: dict[str, dict[str, tuple[str, str]]], fields: Any
+) -> Section:
+    kind = str(table.__struct_config__.tag or "")
+    head = f'[{name}] kind = "{kind}": ' if kind else f"[{name}]: "
+    text = " ".join((table.__doc__ or "").split()).removeprefix(head)
+    settings = _settings(f"{name}." if name else "", table, defaults, documented, fields)
+    return Section(name, kind, text[:1].upper() + text[1:], settings)
 
 
 def markdown(found: tuple[Section, ...]) -> str:
     """A page of it."""
     parts = [HEAD]
     for section in found:
-        parts.append(f"## {f'[{section.name}]' if section.name else 'Top level'}\n\n{section.text}\n")
+        head = f"[{section.name}]" if section.name else "Top level"
+        kind = f' kind = "{section.kind}"' if section.kind else ""
+        parts.append(f"## {head}{kind}\n\n{section.text}\n")
         parts += [f"- **`{one.path}`** = `{one.default}` ({one.kind}). {one.text}" for one in section.settings]
         parts.append("")
     return "\n".join(parts)
@@ -79,29 +90,31 @@ def plain(found: tuple[Section, ...], prefix: str = "", width: int = 80) -> str:
     """For a terminal: those whose path begins with `prefix`. Raises ValueError where there are none."""
     wrap = partial(fill, width=width, initial_indent=INDENT, subsequent_indent=INDENT)
     lines = [
-        f"{one.path} = {one.default}    {one.kind}\n{wrap(one.text)}\n"
+        f"{one.path} = {one.default}    {one.kind}{f', of kind {section.kind}' if section.kind else ''}\n"
+        f"{wrap(one.text)}\n"
         for section in found
         for one in section.settings
         if one.path.startswith(prefix)
     ]
     if not lines:
-        raise ValueError(f"no setting begins with {prefix!r}; sections: {', '.join(s.name for s in found if s.name)}")
+        sections = dict.fromkeys(section.name for section in found if section.name)
+        raise ValueError(f"no setting begins with {prefix!r}; sections: {', '.join(sections)}")
     return "\n".join(lines).rstrip()
 
 
 def _settings(
     prefix: str, table: type[Struct], defaults: Struct, documented: dict[str, dict[str, tuple[str, str]]], names: Any
 ) -> tuple[Setting, ...]:
-    fields = documented[table.__name__]
+    fields = {key: field for one in reversed(table.__mro__) for key, field in documented.get(one.__name__, {}).items()}
     return tuple(
         Setting(f"{prefix}{name}", fields[name][0], as_toml(getattr(defaults, name)), fields[name][1]) for name in names
     )
 
 
-def _documented(module: ModuleType) -> dict[str, dict[str, tuple[str, str]]]:
+def _documented(*modules: ModuleType) -> dict[str, dict[str, tuple[str, str]]]:
     """Of each class, its fields' annotations and the strings below them."""
-    tree = ast.parse(inspect.getsource(module))
-    return {node.name: dict(_fields(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(inspect.getsource(module)) for module in modules]
+    return {node.name: dict(_fields(node)) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _fields(node: ast.ClassDef) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -133,9 +146,11 @@ KINDS = {
     "dict[str, bool | int | float | str | list[bool | int | float | str]]": "a table of values and lists of them",
     "tuple[Annotated[int, Meta(ge=2, le=6)], ...]": "whole numbers from 2 to 6",
     "Annotated[int, Meta(ge=0, le=65535)]": "a port; 0 for none",
-    "Method": "mcts or cispo or best-of-n",
+    "HeadDtype": "float32 or model",
 }
 
 
-def _is_table(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+def _tables(hint: Any) -> tuple[type[Struct], ...]:
+    """The structures that a field may be: none of a plain setting, several where `kind` tells them apart."""
+    members = get_args(hint) or (hint,)
+    return tuple(one for one in members if isinstance(one, type) and issubclass(one, Struct))

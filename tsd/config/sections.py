@@ -1,4 +1,5 @@
-"""Every setting, its default and its documentation: a field's docstring. Those of [transport] are in `transport`.
+"""Every setting, its default and its documentation: a field's docstring. [method], [loss] and [transport] are in files
+of their own.
 
 Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.launch` alone.
 """
@@ -8,6 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from tsd.config.losses import CispoConfig, LossConfig
+from tsd.config.methods import IndexConfig, MethodConfig
 from tsd.config.numbers import Count, NotNegative, Positive, Share, Whole
 from tsd.config.transport import TransportConfig
 
@@ -98,131 +101,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[search]: one tree."""
+    """[search]: what is searched, whatever the method: how many problems at once, and how long a path may be."""
 
-    kind: Literal["puct", "index"] = "puct"
-    """How the next step is chosen: by `puct`, K samples of a state at once, as published; or by `index`: one new step
-    from the state that promises most solutions per token, which takes a V that sees."""
-    agents: Count = 16
-    """Coroutines that search one tree together, at most."""
-    trees: Count = 4
-    """Trees in flight in each generator."""
-    num_samples: Count = 4
-    """K: steps sampled in one expansion."""
-    simulations: Count = 64
-    """Budget of a tree, over all its agents."""
-    max_tokens: Whole = 0
-    """Budget of a tree in generated tokens; 0 for none."""
-    time_limit_s: NotNegative = 0.0
-    """Budget of a tree in seconds; 0 for none."""
+    trees: Count = 16
+    """Problems in flight in each generator, a tree or a set of samples of each."""
     max_depth: Count = 12
     """Deepest node, in steps."""
     max_step_tokens: Count = 64
     """Longest step."""
     max_path_tokens: Count = 200
     """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
-    c_puct: NotNegative = 1.5
-    """Weight of the exploration term."""
-    fpu_reduction: NotNegative = 0.2
-    """First-play urgency: a child not yet visited is worth its parent's Q less this."""
-    in_flight: Literal["virtual-loss", "wu-uct"] = "wu-uct"
-    """How visits not yet completed count."""
-    virtual_loss: NotNegative = 1.0
-    """Weight of a visit in flight under `virtual-loss`."""
-    prior: Literal["multiplicity", "softmax", "length-normalised"] = "multiplicity"
-    """How the K samples become a prior."""
-    rollout: bool = False
-    """Search by whole paths: each simulation goes on to an end, one sample at a time, and its reward is what counts."""
-    widen_scale: Positive = 1.0
-    """Under `rollout`: a state passed N times has been sampled widen_scale * N ** widen_power times."""
-    widen_power: Share = 0.5
-    """1 samples whole paths alone, as without search."""
-    widen: Literal["never", "spent"] = "never"
-    """When a state is sampled again. `spent`: where everything below it is searched and other steps are likely."""
-    prune_dead: bool = False
-    """End a path where the task says that nothing legal can follow."""
-    grade_decided: bool = False
-    """End a path where the task says that it has failed and by how much: its answer is not written, but graded. By the
-    task's own reward alone: beside reward.weights it changes nothing."""
-    solutions: Whole = 1
-    """End a tree when so many paths solve the problem; 0 goes on to the end of the budget."""
-
-
-class HarvestConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[harvest]: what a finished tree sends to the trainer."""
-
-    choose: Literal["visits", "reward", "value"] = "reward"
-    """The path that is finished, and without `whole_tree` sent first: most visited, best reward, or best Q."""
-    num_paths: Count = 2
-    """Without `whole_tree`: paths sent of one tree, the chosen one and, past it, other finished ones, drawn evenly."""
-    whole_tree: bool = True
-    """Send the steps that search came to, as one trajectory, instead of paths."""
-    min_visits: Count = 4
-    """Of whole trees: only steps from states that were visited so often. What search says of others is one guess."""
-
-
-Method = Literal["mcts", "cispo", "best-of-n"]
-
-
-class SampleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[sample]: the baselines, which learn from whole responses instead of trees."""
-
-    group_size: Count = 16
-    """cispo: samples of one problem, all learned from."""
-    max_tokens: Whole = 0
-    """cispo: end a group when so many tokens were generated, as `search.max_tokens` ends a tree; 0 for no such end."""
-    solutions: Whole = 0
-    """cispo: end a group when so many of its samples solve the problem, as `search.solutions` ends a tree; 0 does not."""
-    best_of: Count = 64
-    """best-of-n: samples of one problem, of which the best is learned from."""
-
-
-class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[loss]: L = c_policy * L_policy + c_value * L_value + c_kl * KL(policy || reference) - c_entropy * H(policy)
-    + c_visits * L_visits."""
-
-    kind: Literal["ppo", "cispo"] = "cispo"
-    """The policy loss."""
-    clip_low: Share = 0.2
-    """ppo: the ratio is clipped below at 1 - clip_low."""
-    clip_high: NotNegative = 0.2
-    """ppo: the ratio is clipped above at 1 + clip_high."""
-    cispo_max_ratio: Positive = 5.0
-    """cispo: the ratio's ceiling (eps_high)."""
-    ratio: Literal["token", "sequence", "one"] = "token"
-    """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory. `one` is no ratio at all,
-    whatever sampled the tokens: to measure what that costs."""
-    ratio_mask: NotNegative = 0.0
-    """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
-    advantage: Literal["auto", "value", "group", "sibling", "tree"] = "auto"
-    """A of a token: `value`, R - V(s_t); `group`, R normalised over the trajectories of one group (GRPO's); `sibling`,
-    for whole trees, R of its step less the mean over the steps that follow the same one; `tree`, R of its step less
-    that of the state it starts from, and less the prompt's (TreeRL's, Hou et al., 2025). `auto` takes `tree` for
-    whole trees searched by whole paths, `sibling` for others, `group` for the method `cispo` and else `value`."""
-    visit_power: Share = 0.5
-    """tree: a step counts as often as its visits to this power; with 1, as separate samples would."""
-    tree_value_share: Share = 0.0
-    """R of a step: this share of the tree's Q, and for the rest the mean reward of the ends below it."""
-    scale_advantages: bool = False
-    """Divide the advantages of a tree's steps by their standard deviation, as those of a group are."""
-    c_policy: NotNegative = 1.0
-    """Weight of the policy loss."""
-    c_value: NotNegative = 1.0
-    """Weight of the value loss."""
-    value_clip: NotNegative = 0.0
-    """Keep V within this of V at sampling time, PPO's clipped value loss; 0 does not."""
-    value_reaches_trunk: bool = False
-    """Whether the value loss also trains the model below the value head. On the tiny model its gradient drowns the
-    policy's and costs it its format; the published system has it on."""
-    c_kl: NotNegative = 0.02
-    """Weight of the KL term; 0 spares the reference model."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    """Its estimator."""
-    c_entropy: NotNegative = 0.0
-    """Weight of an entropy bonus."""
-    c_visits: NotNegative = 0.0
-    """Weight of the cross-entropy between search's visits and the policy, over steps that follow the same one: what
-    AlphaZero learns from. For whole trees."""
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -298,43 +186,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     seed: Whole = 0
     """Seeds every random choice of the run."""
-    method: Method = "mcts"
-    """What the generators learn from: trees, or as baselines groups of samples, or the best of many samples."""
     task: TaskConfig = TaskConfig()
     reward: RewardConfig = RewardConfig()
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     search: SearchConfig = SearchConfig()
-    harvest: HarvestConfig = HarvestConfig()
-    sample: SampleConfig = SampleConfig()
-    loss: LossConfig = LossConfig()
+    method: MethodConfig = IndexConfig()
+    loss: LossConfig = CispoConfig()
     train: TrainConfig = TrainConfig()
     transport: TransportConfig = TransportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     observe: ObserveConfig = ObserveConfig()
     gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
-
-    @property
-    def whole_tree(self) -> bool:
-        """Whether trajectories are whole trees."""
-        return self.method == "mcts" and self.harvest.whole_tree
-
-    @property
-    def advantage(self) -> Literal["auto", "value", "group", "sibling", "tree"]:
-        """`loss.advantage`, with `auto` as what it comes to."""
-        if self.loss.advantage != "auto":
-            return self.loss.advantage
-        if self.whole_tree:
-            return "tree" if self.search.rollout or self.search.kind == "index" else "sibling"
-        return "group" if self.method == "cispo" else "value"
-
-    def __post_init__(self) -> None:
-        if self.whole_tree and self.loss.advantage == "group":
-            raise ValueError(
-                "loss.advantage = 'group' needs several trajectories, a tree is one; use 'sibling' or 'value'"
-            )
-        if not self.whole_tree and (self.loss.advantage == "sibling" or self.loss.c_visits):
-            raise ValueError(
-                "loss.advantage = 'sibling' and loss.c_visits need method = 'mcts', harvest.whole_tree = true"
-            )

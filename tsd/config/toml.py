@@ -14,7 +14,7 @@ def apply_setting(table: dict[str, object], setting: str) -> None:
     dotted, equals, text = setting.partition("=")
     *sections, key = dotted.strip().split(".")
     if not equals or not key:
-        raise ValueError(f"--set {setting!r}: expected section.key=value, for example search.agents=32")
+        raise ValueError(f"--set {setting!r}: expected section.key=value, for example method.agents=32")
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

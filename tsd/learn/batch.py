@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsd.learn.rows import Row
-from tsd.learn.targets import Targets
+from tsd.methods.targets import Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,10 @@ class MicroBatch:
     """float32 [B, L]: its behaviour logprob."""
     versions: Tensor
     """int64 [B, L]: the policy version that sampled it."""
-    values: Tensor
-    """float32 [B, L]: V of sampling time before it."""
     returns: Tensor
-    """float32 [B, L], as all that follow; see `Targets`."""
-    value_returns: Tensor
+    """float32 [B, L]: see `Targets`."""
     advantages: Tensor
-    visit_shares: Tensor
+    """float32 [B, L]"""
 
     @property
     def num_tokens(self) -> int:
@@ -101,7 +98,6 @@ def _pad(rows: Sequence[Row]) -> MicroBatch:
         sampled=stack(num_sampled, np.int64, lambda row: row.sampled),
         behaviour=stack(num_sampled, np.float32, lambda row: row.behaviour),
         versions=stack(num_sampled, np.int64, lambda row: row.versions),
-        values=stack(num_sampled, np.float32, lambda row: row.values),
         **{name: wanted(name) for name in Targets.__slots__},
     )
 

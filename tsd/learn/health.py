@@ -22,8 +22,6 @@ class Stats:
     kl: float
     entropy: float
     """Nats a token."""
-    visit_loss: float
-    """Cross-entropy of the policy with search's visits, nats a token."""
     ratio_mean: float
     """Of policy / behaviour."""
     ratio_quantiles: tuple[float, ...]

@@ -27,6 +27,7 @@ from tsd.learn.health import Stats
 from tsd.learn.probe import Probe
 from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
+from tsd.methods import make_method
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE
 from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
@@ -77,7 +78,7 @@ class PolicyLearner:
         self.codec = HfCodec(checkpoint or start)
         self.policy = group.shard(in_precision(load_policy(start, checkpoint, config.train.lora_rank), config.model))
         self.reference = group.shard(in_precision(Policy.load(start), config.model)) if config.loss.c_kl else None
-        self.loss = msgspec.structs.replace(config.loss, advantage=config.advantage)
+        self.method = make_method(config.method)
         train = config.train
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
@@ -98,7 +99,7 @@ class PolicyLearner:
 
     def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
         train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
-        rows = lay_out(trajectories, self.loss, train.row_tokens)
+        rows = lay_out(trajectories, self.method.targets, train.row_tokens)
         batches = self._batches(rows)
         if number % train.publish_every == 0 and number - self.probed >= PROBE_EVERY:
             self.probe.keep(version)
@@ -116,7 +117,7 @@ class PolicyLearner:
                 anchors,
                 self.optimizer,
                 batches,
-                config=self.loss,
+                config=self.config.loss,
                 temperature=temperature,
                 max_grad_norm=train.max_grad_norm,
                 group=self.group,
@@ -230,7 +231,6 @@ class MockLearner:
             value_loss=0.0,
             kl=0.0,
             entropy=-sum(p * math.log(p) for p in (before, 1 - before) if p > 0),
-            visit_loss=0.0,
             effective_sample_share=1.0,
             ratio_quantiles=(1.0, 1.0, 1.0),
             ratio_masked_share=0.0,

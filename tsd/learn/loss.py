@@ -1,44 +1,23 @@
-"""Losses as pure functions of tensors: policy (PPO-clip, CISPO), value, KL, and the advantages they take.
+"""Losses as pure functions of tensors: policy (PPO-clip, CISPO), value, KL.
 
 All arguments are float32 [B, T] over sampled tokens, `mask` bool [B, T]; each loss is the sum over masked tokens, for
 the caller to divide by the whole batch's count, so that micro-batches add up exactly. Knows nothing about models.
 """
 
-from collections.abc import Sequence
 from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
 
-from tsd.config import LossConfig
-
-KlKind = Literal["k1", "k2", "k3"]
-MIN_STD = 1e-6
+from tsd.config import CispoConfig, LossConfig, PpoConfig
 
 
-def group_advantages(rewards: Sequence[float], groups: Sequence[str]) -> Tensor:
-    """(R - mean) / (std + 1e-4) within each group, float32 [len(rewards)]; 0 where all of a group are equal.
-
-    Group-normalised advantages of GRPO (Shao et al., 2024), with the sample's standard deviation.
-    """
-    found, members = torch.tensor(rewards, dtype=torch.float32), torch.zeros(len(rewards))
-    for group in dict.fromkeys(groups):
-        index = torch.tensor([i for i, one in enumerate(groups) if one == group])
-        own = found[index]
-        std = own.std() if len(own) > 1 else torch.zeros(())
-        members[index] = (own - own.mean()) / (std + 1e-4) if std > MIN_STD else 0.0
-    return members
-
-
-def log_ratios(logprobs: Tensor, behaviour: Tensor, mask: Tensor, level: Literal["token", "sequence", "one"]) -> Tensor:
+def log_ratios(logprobs: Tensor, behaviour: Tensor, mask: Tensor, level: Literal["token", "sequence"]) -> Tensor:
     """log(pi / behaviour), [B, T], of each token or, the same for all of a row, of the mean over its masked tokens.
 
-    The second is GSPO's (Zheng et al., 2025): its value is the sequence's, its gradient each token's own. `one` takes
-    the policy itself for what sampled, as if nothing were ever stale.
+    The second is GSPO's (Zheng et al., 2025): its value is the sequence's, its gradient each token's own.
     """
     _check_shapes(logprobs, behaviour, mask)
-    if level == "one":
-        return logprobs - logprobs.detach()
     if level == "token":
         return logprobs - behaviour
     if level == "sequence":
@@ -55,74 +34,43 @@ def kept(log_ratio: Tensor, mask: Tensor, max_ratio: float) -> Tensor:
     return mask & (log_ratio.detach().abs() <= torch.tensor(max_ratio).log())
 
 
-def ppo_loss(log_ratio: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
+def ppo_loss(log_ratio: Tensor, advantages: Tensor, mask: Tensor, config: PpoConfig) -> Tensor:
     """PPO-clip (Schulman et al., 2017): -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = pi / behaviour."""
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     return _masked_sum(-(ratio * advantages).minimum(clipped * advantages), mask)
 
 
-def cispo_loss(logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
-    """CISPO (MiniMax-M1, 2025): -sg(min(r, cispo_max_ratio)) A log pi; every token keeps its gradient."""
-    ratio = log_ratio.exp().clamp(max=config.cispo_max_ratio).detach()
+def cispo_loss(logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, mask: Tensor, config: CispoConfig) -> Tensor:
+    """CISPO (MiniMax-M1, 2025): -sg(min(r, max_ratio)) A log pi; every token keeps its gradient."""
+    ratio = log_ratio.exp().clamp(max=config.max_ratio).detach()
     return _masked_sum(-ratio * advantages * logprobs, mask)
 
 
 def policy_loss(logprobs: Tensor, behaviour: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
-    """The one that `loss.kind` names. `advantages` carry no gradient."""
+    """The one that [loss] names. `advantages` carry no gradient."""
     _check_shapes(logprobs, behaviour, advantages, mask)
     log_ratio = log_ratios(logprobs, behaviour, mask, config.ratio)
     mask = kept(log_ratio, mask, config.ratio_mask)
-    if config.kind == "ppo":
-        return ppo_loss(log_ratio, advantages.detach(), mask, config)
-    if config.kind == "cispo":
-        return cispo_loss(logprobs, log_ratio, advantages.detach(), mask, config)
-    assert_never(config.kind)
+    match config:
+        case PpoConfig():
+            return ppo_loss(log_ratio, advantages, mask, config)
+        case CispoConfig():
+            return cispo_loss(logprobs, log_ratio, advantages, mask, config)
+    assert_never(config)
 
 
-def value_loss(values: Tensor, returns: Tensor, mask: Tensor, old: Tensor | None = None, clip: float = 0.0) -> Tensor:
-    """Squared error of V(s_t) against the return; with `clip`, of the worse of V and V kept within `clip` of `old`."""
+def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of V(s_t) against the return."""
     _check_shapes(values, returns, mask)
-    error = (values - returns).square()
-    if clip:
-        assert old is not None, "clipping needs the values of sampling time"
-        _check_shapes(values, old)
-        near = old + (values - old).clamp(-clip, clip)
-        error = error.maximum((near - returns).square())
-    return _masked_sum(error, mask)
+    return _masked_sum((values - returns).square(), mask)
 
 
-def kl_loss(logprobs: Tensor, reference: Tensor, mask: Tensor, kind: KlKind = "k3") -> Tensor:
-    """KL(pi || reference) estimated on sampled tokens (Schulman, 2020), with r = reference / pi.
-
-    k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r.
-    """
+def kl_loss(logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """KL(pi || reference) estimated on sampled tokens by k3 (Schulman, 2020): r - 1 - log r, r = reference / pi."""
     _check_shapes(logprobs, reference, mask)
     log_ratio = reference - logprobs
-    if kind == "k1":
-        terms = -log_ratio
-    elif kind == "k2":
-        terms = log_ratio.square() / 2
-    elif kind == "k3":
-        terms = log_ratio.exp() - 1 - log_ratio
-    else:
-        assert_never(kind)
-    return _masked_sum(terms, mask)
-
-
-def visit_loss(logprobs: Tensor, visit_shares: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of steps under the policy with their shares of visits (Silver et al., 2017): -sum N / N_all log pi.
-
-    A step's log pi is the sum over its tokens, each of which carries the step's share.
-    """
-    _check_shapes(logprobs, visit_shares, mask)
-    return _masked_sum(-visit_shares * logprobs, mask)
-
-
-def entropy_loss(entropy: Tensor, mask: Tensor) -> Tensor:
-    """What an entropy bonus adds: the entropy's negative."""
-    _check_shapes(entropy, mask)
-    return _masked_sum(-entropy, mask)
+    return _masked_sum(log_ratio.exp() - 1 - log_ratio, mask)
 
 
 def _masked_sum(terms: Tensor, mask: Tensor) -> Tensor:

@@ -6,14 +6,12 @@ one, though some of it is computed again; a single path is never cut. What is le
 token is an entry of its own, with the place of the token it follows. Knows nothing about models or padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tsd.config import LossConfig
-from tsd.learn.loss import group_advantages
-from tsd.learn.targets import Array, Targets, targets
+from tsd.methods.targets import Array, Targets
 from tsd.types import FIRST, Trajectory
 
 
@@ -35,8 +33,6 @@ class Row:
     """float32 [L], behaviour logprobs."""
     versions: Array
     """[L], of the policy that sampled it."""
-    values: Array
-    """float32 [L], V of sampling time before each sampled token."""
     targets: Targets
     """Each [L]."""
 
@@ -50,19 +46,23 @@ class Row:
         return len(self.tokens)
 
 
-def lay_out(trajectories: Sequence[Trajectory], config: LossConfig, max_tokens: int) -> list[Row]:
-    """Rows of `max_tokens` tokens at most; where a path is longer, of as many as that.
+def lay_out(
+    trajectories: Sequence[Trajectory], targets: Callable[[Sequence[Trajectory]], list[Targets]], max_tokens: int
+) -> list[Row]:
+    """Rows of `max_tokens` tokens at most; where a path is longer, of as many as that. `targets` takes a group.
 
     Before a batch is shared out: a group's members must be seen together.
     """
-    rewards, groups = [one.grade.reward for one in trajectories], [one.group for one in trajectories]
-    advantages = group_advantages(rewards, groups).tolist()
-    tries: dict[tuple[str, bytes], Trie] = {}
-    for trajectory, advantage in zip(trajectories, advantages, strict=True):
-        key = trajectory.group, trajectory.prompt.tobytes()
-        trie = tries.setdefault(key, Trie(trajectory.prompt))
-        trie.add(trajectory, targets(trajectory, advantage, config))
-    return [row for trie in tries.values() for row in trie.rows(max_tokens)]
+    groups: dict[tuple[str, bytes], list[Trajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault((trajectory.group, trajectory.prompt.tobytes()), []).append(trajectory)
+    rows: list[Row] = []
+    for members in groups.values():
+        trie = Trie(members[0].prompt)
+        for trajectory, wanted in zip(members, targets(members), strict=True):
+            trie.add(trajectory, wanted)
+        rows += trie.rows(max_tokens)
+    return rows
 
 
 class Trie:
@@ -109,7 +109,6 @@ class Trie:
             "sampled": np.concatenate([one.tokens for one, _ in self.members]).astype(np.int64),
             "behaviour": np.concatenate([one.logprobs for one, _ in self.members]),
             "versions": np.concatenate([one.versions for one, _ in self.members]),
-            "values": np.concatenate([one.values for one, _ in self.members]),
         }
         wanted = {name: np.concatenate([getattr(one, name) for _, one in self.members]) for name in Targets.__slots__}
         owner, local = np.full(len(tokens), -1), np.full(len(tokens) + 1, -1)  # at -1: no parent, -1
@@ -167,3 +166,14 @@ class Trie:
             place = stack.pop()
             yield place
             stack += reversed(below[place])
+
+
+def num_laid_out(trajectory: Trajectory) -> int:
+    """Tokens of all its branches one by one, each with the prompt: what one pass over the trie spares."""
+    depths = np.zeros(len(trajectory.lengths) + 1, np.int64)  # the prompt's last, at FIRST
+    depths[FIRST] = len(trajectory.prompt)
+    for i, (length, parent) in enumerate(zip(trajectory.lengths, trajectory.parents, strict=True)):
+        depths[i] = depths[parent] + length
+    followed = np.zeros(len(depths), np.bool_)
+    followed[trajectory.parents] = True
+    return int(depths[~followed].sum())

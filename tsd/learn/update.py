@@ -12,7 +12,7 @@ from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.group import Group
 from tsd.learn.health import Stats, quantiles, variance
-from tsd.learn.loss import entropy_loss, kept, kl_loss, log_ratios, policy_loss, value_loss, visit_loss
+from tsd.learn.loss import kept, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.model.policy import Policy
 
 SUMS = (
@@ -20,7 +20,6 @@ SUMS = (
     "value",
     "kl",
     "entropy",
-    "visits",
     "ratio",
     "ratio_squares",
     "masked",
@@ -48,7 +47,6 @@ def score(
     device: torch.device,
     *,
     value_reaches_trunk: bool = True,
-    entropy_gradient: bool = False,
 ) -> Scored:
     """Logprobs at the sampling temperature, values and entropies, at every sampled token."""
     layout = {}
@@ -60,7 +58,6 @@ def score(
         batch.sampled.to(device),
         temperature,
         value_reaches_trunk=value_reaches_trunk,
-        entropy_gradient=entropy_gradient,
         use_cache=False,
         **layout,
     )
@@ -102,7 +99,6 @@ def update(
             temperature,
             group.device,
             value_reaches_trunk=config.value_reaches_trunk,
-            entropy_gradient=config.c_entropy > 0,
         )
         loss, terms, log_ratio = losses(scored, anchor, batch, config, group.device)
         # Gradients are means over the ranks.
@@ -130,23 +126,16 @@ def losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted loss, summed over tokens; its terms in the order of SUMS; and the tokens' log ratios [N]."""
     behaviour, mask = batch.behaviour.to(device), batch.mask.to(device)
-    returns, advantages = batch.value_returns.to(device), batch.advantages.to(device)
-    if config.advantage == "value":
-        advantages = batch.returns.to(device) - scored.values.detach()  # A = R - V(s_t)
+    returns, advantages = batch.returns.to(device), batch.advantages.to(device)
     actor = policy_loss(scored.logprobs, behaviour, advantages, mask, config)
-    critic = value_loss(scored.values, returns, mask, batch.values.to(device), config.value_clip)
-    kl = torch.zeros((), device=device) if anchor is None else kl_loss(scored.logprobs, anchor, mask, config.kl)
-    loss = config.c_policy * actor + config.c_value * critic + config.c_kl * kl
-    if config.c_entropy:
-        loss = loss + config.c_entropy * entropy_loss(scored.entropy, mask)
-    visits = visit_loss(scored.logprobs, batch.visit_shares.to(device), mask)
-    if config.c_visits:
-        loss = loss + config.c_visits * visits
+    critic = value_loss(scored.values, returns, mask)
+    kl = torch.zeros((), device=device) if anchor is None else kl_loss(scored.logprobs, anchor, mask)
+    loss = actor + config.c_value * critic + config.c_kl * kl
     with torch.no_grad():
         log_ratio = (scored.logprobs - behaviour)[mask]
         used = kept(log_ratios(scored.logprobs, behaviour, mask, config.ratio), mask, config.ratio_mask)
         ratio, goal, error = log_ratio.exp(), returns[mask], (returns - scored.values)[mask]
-        terms = [actor, critic, kl, scored.entropy[mask].sum(), visits, ratio.sum(), ratio.square().sum()]
+        terms = [actor, critic, kl, scored.entropy[mask].sum(), ratio.sum(), ratio.square().sum()]
         terms += [mask.sum() - used.sum(), goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
     return loss, torch.stack([term.detach().float() for term in terms]), log_ratio
 
@@ -158,20 +147,15 @@ def _stats(
     grad_norm: float,
     ratio_quantiles: tuple[float, ...],
 ) -> Stats:
-    policy, value, kl, entropy, visits, ratio = (totals[name] / num_tokens for name in SUMS[:6])
+    policy, value, kl, entropy, ratio = (totals[name] / num_tokens for name in SUMS[:5])
     spread = variance(totals["returns"], totals["return_squares"], num_tokens)
     error = variance(totals["errors"], totals["error_squares"], num_tokens)
     return Stats(
-        loss=config.c_policy * policy
-        + config.c_value * value
-        + config.c_kl * kl
-        - config.c_entropy * entropy
-        + config.c_visits * visits,
+        loss=policy + config.c_value * value + config.c_kl * kl,
         policy_loss=policy,
         value_loss=value,
         kl=kl,
         entropy=entropy,
-        visit_loss=visits,
         ratio_mean=ratio,
         ratio_quantiles=ratio_quantiles,
         ratio_masked_share=totals["masked"] / num_tokens,

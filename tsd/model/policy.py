@@ -113,7 +113,6 @@ class Policy(nn.Module):
         temperature: float,
         *,
         value_reaches_trunk: bool = True,
-        entropy_gradient: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the policy says of the tokens `sampled` [B, L], each predicted at its place in `sources` [B, L].
@@ -126,10 +125,7 @@ class Policy(nn.Module):
         values = self.value_head(hidden if value_reaches_trunk else hidden.detach())
         flat, targets = hidden.flatten(0, 1), sampled.flatten()
         chunks = zip(torch.split(flat, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True)
-        scored = [
-            checkpoint(self._score_chunk, *chunk, temperature, entropy_gradient, use_reentrant=False)
-            for chunk in chunks
-        ]
+        scored = [checkpoint(self._score_chunk, *chunk, temperature, use_reentrant=False) for chunk in chunks]
         logprobs, entropies = (torch.cat(parts).view_as(sampled) for parts in zip(*scored, strict=True))
         return logprobs, values, entropies
 
@@ -159,12 +155,10 @@ class Policy(nn.Module):
         with self._autocast(tokens.device):
             return self.causal.model(input_ids=tokens, **kwargs).last_hidden_state  # type: ignore[no-any-return]
 
-    def _score_chunk(
-        self, hidden: Tensor, sampled: Tensor, temperature: float, entropy_gradient: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states [N, H] to logprobs of `sampled` [N], and entropies [N]."""
+    def _score_chunk(self, hidden: Tensor, sampled: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, H] to logprobs of `sampled` [N], and entropies [N], which have no gradient."""
         log_probs = log_policy(self.logits(hidden), temperature)  # [N, V]
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        with torch.no_grad():
             entropies = -(log_probs.exp() * log_probs).sum(-1)
         return log_probs.gather(1, sampled[:, None])[:, 0], entropies
 

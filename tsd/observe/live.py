@@ -38,9 +38,16 @@ def draw_glance(glance: Glance | None, num_lines: int) -> list[Text]:
     """At most `num_lines` lines: the problem, then steps with N and Q, the chosen path marked by its arrow."""
     if glance is None:
         return [Text("no tree yet", style="bright_black")]
-    budget = f"simulation {glance.num_simulations:,} of {glance.budget:,}, {glance.num_nodes:,} nodes"
-    head = Text(f"{_line(glance.prompt)}   {budget}{', solved' if glance.solved else ''}", style="bold")
+    spent = (
+        f"simulation {_of(glance.num_simulations, glance.max_simulations)}, "
+        f"{_of(glance.num_generated, glance.max_tokens)} tokens, {glance.num_nodes:,} nodes"
+    )
+    head = Text(f"{_line(glance.prompt)}   {spent}{', solved' if glance.solved else ''}", style="bold")
     return [head, *(_step(step) for step in glance.steps)][:num_lines]
+
+
+def _of(count: int, limit: int) -> str:
+    return f"{count:,} of {limit:,}" if limit else f"{count:,}"
 
 
 def _step(step: GlanceStep) -> Text:

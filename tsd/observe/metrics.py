@@ -43,8 +43,6 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     """Of the policy from the one it started as, nats a token."""
     entropy: float
     """Of the policy, nats a token."""
-    visit_loss: float = 0.0
-    """Cross-entropy between search's visits and the policy, nats a token."""
     grad_norm: float
     """L2 norm of the gradient, before it is scaled down to train.max_grad_norm."""
     ratio_mean: float

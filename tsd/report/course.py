@@ -14,7 +14,6 @@ FIGURES = (
     "exact_share",
     "policy_loss",
     "value_loss",
-    "visit_loss",
     "kl",
     "entropy",
     "effective_sample_share",

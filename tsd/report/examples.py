@@ -11,19 +11,20 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tsd.config import Config
+from tsd.calibrate import load_calibration
+from tsd.config import Config, IndexConfig
 from tsd.engine import Generation, engine_model, make_engine
 from tsd.errors import TsdError
 from tsd.evaluate import HELDOUT_SEED
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.report.run import RunReport
-from tsd.search import Tree, TreeRecord, grow, plant, record
+from tsd.search import Calibration, Tree, TreeRecord, Way, plant, record, search
 from tsd.tasks import make_task
 from tsd.types import Problem
 
 NUM_PROBLEMS = 3
-NUM_SIMULATIONS = 64
-"""Most, of each tree: a report is to take seconds."""
+MAX_TOKENS = 600
+"""Of each tree: a report is to take seconds."""
 
 
 class Example(Struct, frozen=True, kw_only=True):
@@ -64,14 +65,14 @@ def _search(config: Config, directory: Path | None, problems: Sequence[Problem])
     """The model is loaded here, before there is an event loop that it could hold up."""
     task = make_task(config.task)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    search = replace(config.search, simulations=min(NUM_SIMULATIONS, config.search.simulations))
-    trees = [plant(problem, task, generation.codec, config.task.style, search) for problem in problems]
-    asyncio.run(_grow(trees, generation))
+    way = replace(config.method if isinstance(config.method, Way) else IndexConfig(), max_tokens=MAX_TOKENS)
+    trees = [plant(problem, task, generation.codec, config.task.style, config.search) for problem in problems]
+    asyncio.run(_grow(trees, generation, way, load_calibration(directory)))
     return [record(tree, generation.codec.decode) for tree in trees]
 
 
-async def _grow(trees: Sequence[Tree], generation: Generation) -> None:
+async def _grow(trees: Sequence[Tree], generation: Generation, way: Way, calibration: Calibration) -> None:
     """One after the other: what each samples does not depend on the others' pace."""
     async with generation.engine as engine:
         for tree in trees:
-            await grow(tree, engine)
+            await search(tree, engine, way, calibration)

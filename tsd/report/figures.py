@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tsd.config import Config
+from tsd.config import Config, kind
 from tsd.evaluate import Evaluation
 from tsd.report.run import RunReport
 
@@ -43,7 +43,7 @@ def overview(runs: Sequence[RunReport]) -> Table:
         runs,
         {
             "state": lambda run: run.state,
-            "method": lambda run: run.config.method,
+            "method": lambda run: kind(run.config.method),
             "seed": lambda run: str(run.config.seed),
             "model": lambda run: run.config.model.path,
             "engine": lambda run: run.config.engine.kind,

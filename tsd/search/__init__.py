@@ -1,21 +1,24 @@
 """Monte Carlo tree search over reasoning steps. Pure Python: no torch, no vllm, no zmq.
 
-tree = Tree(prompt_tokens, grade, config)
-await grow(tree, engine)
-best = (await harvest(tree, engine, HarvestConfig(whole_tree=False), rng))[0]
+tree = Tree(prompt_tokens, grade, limits)
+await search(tree, engine, way)
+path = await best_rewarded(tree, engine)
 """
 
+from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.glance import glance
-from tsd.search.grow import grow
-from tsd.search.harvest import Trie, harvest
+from tsd.search.harvest import Trie, best_rewarded, expected, lone, most_visited
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
-from tsd.search.record import NodeRecord, TreeRecord, record, resume, subtree, tree_hash
-from tsd.search.sampled import sample_paths
-from tsd.search.tree import Tree
+from tsd.search.puct import search_by_puct
+from tsd.search.record import NodeRecord, TreeRecord, record, resume, tree_hash
+from tsd.search.tree import NO_LIMIT, Budget, Tree
+from tsd.search.ways import Way, search
 
 __all__ = [
+    "NO_LIMIT",
+    "Budget",
     "Calibration",
     "Node",
     "NodeRecord",
@@ -23,13 +26,17 @@ __all__ = [
     "Tree",
     "TreeRecord",
     "Trie",
+    "Way",
+    "best_rewarded",
+    "expected",
     "glance",
-    "grow",
-    "harvest",
+    "lone",
+    "most_visited",
     "plant",
     "record",
     "resume",
-    "sample_paths",
-    "subtree",
+    "search",
+    "search_by_index",
+    "search_by_puct",
     "tree_hash",
 ]

@@ -24,7 +24,9 @@ def glance(tree: Tree, decode: Callable[[Sequence[int]], str]) -> Glance:
     return Glance(
         prompt=decode(tree.prompt),
         num_simulations=tree.num_simulations,
-        budget=tree.config.simulations,
+        max_simulations=tree.budget.simulations,
+        num_generated=tree.num_generated,
+        max_tokens=tree.budget.max_tokens,
         num_nodes=tree.num_nodes,
         solved=tree.solved,
         steps=tuple(steps),
@@ -34,5 +36,4 @@ def glance(tree: Tree, decode: Callable[[Sequence[int]], str]) -> Glance:
 def _step(node: Node, decode: Callable[[Sequence[int]], str], on_path: bool) -> GlanceStep:
     assert node.step is not None, "the root is no step"
     solved = node.grade is not None and node.grade.exact
-    q = node.grade.reward if node.grade else node.q
-    return GlanceStep(node.depth, decode(node.step.tokens), node.passed, q, on_path, solved)
+    return GlanceStep(node.depth, decode(node.step.tokens), node.passed, node.q, on_path, solved)

@@ -1,30 +1,32 @@
-"""Grows one tree with many agents. Ends when a budget is used up, the tree is solved, or nothing is left to search."""
+"""Grows one tree with many agents. Ends when a budget is used up, the tree is solved, or nothing is left to search.
+
+Knows nothing about how a simulation goes.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from tsd.protocols import Engine
-from tsd.search.agent import search
 from tsd.search.tree import Tree
 
 
-async def grow(tree: Tree, engine: Engine) -> str:
-    """`config.agents` agents in one task group; returns the reason for the end. An agent's error ends them all.
+async def grow(tree: Tree, simulate: Callable[[], Awaitable[None]], num_agents: int) -> str:
+    """So many agents in one task group; returns the reason for the end. An agent's error ends them all.
 
-    Simulations that have begun are completed, also past the budget of tokens or seconds.
+    Simulations that have begun are completed, also past the budget.
     """
-    limit_s = tree.config.time_limit_s
-    timer = asyncio.get_running_loop().call_later(limit_s, _expire, tree) if limit_s else None
-    try:
-        async with asyncio.TaskGroup() as group:
-            for agent in range(tree.config.agents):
-                group.create_task(search(tree, engine), name=f"agent {agent}")
-    finally:
-        if timer is not None:
-            timer.cancel()
+    async with asyncio.TaskGroup() as group:
+        for agent in range(num_agents):
+            group.create_task(_agent(tree, simulate), name=f"agent {agent}")
     reason = tree.stop_reason()
     assert reason is not None, "agents stop only when the tree is done"
     return reason
 
 
-def _expire(tree: Tree) -> None:
-    tree.expired = True
+async def _agent(tree: Tree, simulate: Callable[[], Awaitable[None]]) -> None:
+    """One simulation after another until the tree is done."""
+    while tree.begin():
+        num_expansions = tree.num_expansions
+        await simulate()
+        if tree.num_expansions == num_expansions:
+            # A simulation that met only ended nodes awaited nothing; the loop must still turn.
+            await asyncio.sleep(0)

@@ -13,7 +13,6 @@ This is an index policy, as Gittins' for bandits (1979), with learned rewards; n
 
 import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tsd.search.calibration import Calibration
@@ -51,11 +50,11 @@ class Prospect:
 
 
 class Index:
-    """All prospects of one tree."""
+    """All prospects of one tree, which may have grown already: what is known of it is learned from its nodes."""
 
     def __init__(self, root: Node, calibration: Calibration, *, learns: bool, seed: int) -> None:
         self.calibration, self.learns = calibration, learns
-        """Whether each tree's first path, a plain sample, is run to its end for the calibration to learn from."""
+        """Whether the tree's first path, a plain sample, is run to its end for the calibration to learn from."""
         self.rng = random.Random(seed)
         self.root = Prospect(root, None, calibration.solve_rate, calibration.path_tokens)
         self.prospects = {root: self.root}
@@ -63,6 +62,7 @@ class Index:
         self.num_begun = 0
         """Paths."""
         self._change = asyncio.Event()
+        self._learn_of(root)
 
     def __call__(self, prospect: Prospect) -> float:
         """Solutions per token that are to be expected of one more step from there; 0 where nothing is left."""
@@ -95,8 +95,9 @@ class Index:
         prospect = self.prospects[node] = Prospect(node, up, chance, tokens_left)
         return prospect
 
-    def learn_of(self, nodes: Sequence[Node]) -> None:
-        """Nodes of a saved tree, parents first: what is known of them, and what failed, as far as the tree tells."""
+    def _learn_of(self, root: Node) -> None:
+        """What a tree that has grown already says of its states: steps that are known, and paths that failed."""
+        _, *nodes = root.walk()
         for node in nodes:
             assert node.parent is not None
             assert node.step is not None

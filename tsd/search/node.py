@@ -16,11 +16,9 @@ class Status(Enum):
 
     OPEN = "open"
     TERMINAL = "terminal"
-    """The step finished the answer, or decided it; it was graded once, on creation."""
+    """The step finished the answer; it was graded once, on creation."""
     TRUNCATED = "truncated"
     """Past a limit of step, path or depth; worth WORST_REWARD."""
-    DEAD = "dead"
-    """The task says that nothing legal can follow; worth WORST_REWARD."""
 
 
 class Node(msgspec.Struct, eq=False, weakref=True):
@@ -40,20 +38,20 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """N: completed visits."""
     passed: int = 0
     """N + O: visits, and simulations that passed here and have not been backed up."""
-    mean: float | None = None
-    """Of the values backed up; None before the first."""
+    mean: float = 0.0
+    """Q: the mean of the values backed up; before the first, V of the state as its last token was sampled."""
     closed: bool = False
     """Nothing below is left to search."""
     value_sum: float = 0.0
     """W: sum of the values backed up."""
     made: "Sequence[Node]" = ()
-    """Its children but those in `untouched`: what simulations have come to first, then the rest by falling prior."""
+    """Its children but those in `untouched`."""
     untouched: list[Step] | None = None
-    """The steps of its other children, the next one last: different ones, open, of one prior, no larger than those of
-    `made`. Search makes a node of a step when it goes there, and most often it never does."""
+    """The steps of its other children, the one of highest V last: different ones, open, of one prior. Search makes a
+    node of a step when it goes there, and most often it never does."""
     untouched_prior: float = 0.0
-    spent: bool = False
-    """Its children are all closed, but sampling it again may find others: that is what its next visit does."""
+    untouched_value: float = 0.0
+    """V of the next of them, which is the highest."""
     depth: int = 0
     num_path_tokens: int = 0
     """Tokens from the prompt's end to here."""
@@ -63,8 +61,6 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """Expansions of the tree before its own that left steps untouched."""
     num_drawn: int = 1
     """Samples that were this step."""
-    num_sampled: int = 0
-    """Samples drawn from here, those under way included. Counted under `rollout` alone."""
     status: Status = Status.OPEN
     grade: Grade | None = None
     """Of a terminal node."""
@@ -96,9 +92,11 @@ class Node(msgspec.Struct, eq=False, weakref=True):
         assert isinstance(made, list), "of a node with untouched children it is"
         step = untouched.pop()
         child = Node(ref(self), step, self.untouched_prior, depth=self.depth + 1, born=self.expanded_at)
-        child.num_path_tokens = self.num_path_tokens + len(step.tokens)
+        child.num_path_tokens, child.mean = self.num_path_tokens + len(step.tokens), self.untouched_value
         made.append(child)
-        if not untouched:
+        if untouched:
+            self.untouched_value = untouched[-1].values[-1]
+        else:
             self.untouched = None
         return child
 
@@ -109,8 +107,8 @@ class Node(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def q(self) -> float:
-        """Mean of the values backed up; before the first, V where known, else 0."""
-        return self.mean if self.mean is not None else self.value or 0.0
+        """What is known of the state: of an end its reward, else `mean`."""
+        return self.mean if self.status is Status.OPEN else self.end_value
 
     @property
     def end_value(self) -> float:

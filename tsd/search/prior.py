@@ -10,7 +10,7 @@ PriorKind = Literal["multiplicity", "softmax", "length-normalised"]
 
 
 def set_priors(children: list[Node], kind: PriorKind) -> None:
-    """Each child's share: a weight for each time it was drawn. They sum to 1; the untouched go by falling prior."""
+    """Each child's share: a weight for each time it was drawn. They sum to 1."""
     if kind == "multiplicity":
         weights: Sequence[float] = [child.num_drawn for child in children]
         if max(weights) == 1:
@@ -22,8 +22,6 @@ def set_priors(children: list[Node], kind: PriorKind) -> None:
     total = sum(weights)
     for child, weight in zip(children, weights, strict=True):
         child.prior = weight / total
-    if min(weights) < max(weights):
-        children.sort(key=lambda child: (not child.passed, -child.prior))  # as `Node.made` wants them
 
 
 def _by_probability(children: Sequence[Node], kind: Literal["softmax", "length-normalised"]) -> list[float]:

@@ -9,12 +9,9 @@ from weakref import ref
 
 import msgspec
 
-from tsd.config import SearchConfig
-from tsd.search.calibration import Calibration
 from tsd.search.node import Node, Status
-from tsd.search.prior import set_priors
 from tsd.search.tree import Tree
-from tsd.types import Finish, Grade, Position, Step
+from tsd.types import Finish, Grade, Step
 
 NO_PARENT = -1
 
@@ -38,7 +35,6 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grade: Grade | None = None
     prior: float = 1.0
     num_drawn: int = 1
-    num_sampled: int = 0
     visits: int = 0
     value_sum: float = 0.0
     q: float = 0.0
@@ -86,7 +82,6 @@ def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[
         grade=node.grade,
         prior=node.prior,
         num_drawn=node.num_drawn,
-        num_sampled=node.num_sampled,
         visits=node.visits,
         value_sum=node.value_sum,
         q=node.q,
@@ -94,31 +89,19 @@ def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[
     )
 
 
-def resume(
-    saved: TreeRecord,
-    grade: Callable[[Sequence[int]], Grade],
-    config: SearchConfig,
-    *,
-    read: Callable[[Sequence[int]], Position] | None = None,
-    calibration: Calibration | None = None,
-    seed: int = 0,
-) -> Tree:
-    """The tree as it was, to be grown on: up to `config.simulations`, those it has had included.
+def resume(saved: TreeRecord, tree: Tree) -> Tree:
+    """The saved tree in a new one's place, with that one's callbacks, limits and budget; what it has had counts.
 
     Raises ValueError for a list of nodes that is no tree.
     """
-    tree = Tree(saved.prompt, grade, config, read=read, calibration=calibration, seed=seed)
+    assert tree.num_nodes == 1, "a tree that has not grown yet"
     nodes: list[Node] = []
     for i, saved_node in enumerate(saved.nodes):
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
             raise ValueError(f"node {i} names {saved_node.parent} as its parent; expected a node before it")
         nodes.append(_node(saved_node, nodes, tree.root))
-    for node in reversed(nodes):
+    for node in nodes:
         node.closed = node.status is not Status.OPEN
-        if node.children and tree.index is None:
-            tree.close(node)
-    if tree.index is not None:
-        tree.index.learn_of(nodes[1:])
     tree.num_nodes, tree.num_simulations = len(nodes), saved.num_simulations
     tree.num_expansions, tree.num_generated = saved.num_expansions, saved.num_generated
     tree.num_solutions = sum(one.grade.exact for one in nodes if one.grade)
@@ -135,41 +118,11 @@ def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
         node = Node(ref(parent), step, saved.prior, depth=parent.depth + 1, born=saved.born)
         node.num_path_tokens = parent.num_path_tokens + len(saved.tokens)
         parent.made = [*parent.made, node]
-    for name in ("status", "grade", "num_drawn", "num_sampled", "visits", "value_sum", "value"):
+    for name in ("status", "grade", "num_drawn", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
     node.passed = saved.visits
-    node.mean = saved.q if saved.visits else None
+    node.mean = saved.value_sum / saved.visits if saved.visits else saved.q
     return node
-
-
-def subtree(tree: Tree, node: Node, config: SearchConfig) -> Tree:
-    """The part below a node as a tree of its own, which keeps what was found there: search goes on from that step.
-
-    Its budget counts the visits the node has had. The first tree gives the node up.
-
-    Raises ValueError for a node at which the response has ended.
-    """
-    if node.status is not Status.OPEN:
-        raise ValueError(f"nothing follows a {node.status.value} step; choose an open one")
-    before = tree.response(node)
-    new = Tree(tree.state(node), lambda tokens: tree.grade(before + tuple(tokens)), config)
-    read = tree.read
-    new.read = None if read is None else lambda tokens: read(before + tuple(tokens))
-    parent = node.parent
-    if parent is not None:
-        siblings = [child for child in parent.children if child is not node]
-        if siblings:
-            set_priors(siblings, tree.config.prior)
-        parent.made = siblings
-    depth, num_tokens = node.depth, node.num_path_tokens
-    below = list(node.walk())
-    for one in below:
-        one.depth -= depth
-        one.num_path_tokens -= num_tokens
-    node.up = node.step = None
-    new.root, new.num_nodes, new.num_simulations = node, len(below), node.visits
-    new.num_solutions = sum(one.grade.exact for one in below if one.grade)
-    return new
 
 
 def tree_hash(tree: Tree) -> str:

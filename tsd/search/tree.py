@@ -6,44 +6,47 @@ about engines, coroutines or what the tokens say.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from weakref import ref
 
 from tsd.config import SearchConfig
-from tsd.search.calibration import Calibration
-from tsd.search.index import Index
 from tsd.search.node import Node, Status
-from tsd.search.prior import set_priors
-from tsd.types import Expansion, Grade, Position, Step
+from tsd.search.prior import PriorKind, set_priors
+from tsd.types import Expansion, Grade, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When a tree has had enough; 0 is no limit. Simulations that have begun are completed, past it too."""
+
+    simulations: int = 0
+    max_tokens: int = 0
+    """Generated ones."""
+    solutions: int = 0
+    """Different paths that solve the problem."""
+
+
+NO_LIMIT = Budget()
 
 
 class Tree:
     """One problem's search.
 
-    `grade` is called once for each new finished answer, and `read` for each new step where the search uses what a task
-    knows of it; both take the response's tokens so far. Search by index goes by `calibration`, which with `learns` is
-    taught by the tree, and draws from `seed`.
+    `grade` takes a finished answer's tokens, and is called once for each new one. `seed` is for what is drawn in it.
     """
 
     def __init__(
         self,
         prompt: Sequence[int],
         grade: Callable[[Sequence[int]], Grade],
-        config: SearchConfig,
+        limits: SearchConfig,
         *,
-        read: Callable[[Sequence[int]], Position] | None = None,
-        calibration: Calibration | None = None,
-        learns: bool = False,
         seed: int = 0,
     ) -> None:
-        self.prompt, self.grade, self.config = tuple(prompt), grade, config
-        self.read = read if config.prune_dead or config.grade_decided else None
+        self.prompt, self.grade, self.limits, self.seed = tuple(prompt), grade, limits, seed
+        self.budget = NO_LIMIT
+        """Whoever searches the tree sets it."""
         self.root = Node(up=None, step=None, prior=1.0)
-        self.index: Index | None = None
-        """Of a tree that is searched by index."""
-        if config.kind == "index":
-            self.index = Index(self.root, calibration or Calibration(), learns=learns, seed=seed)
-        self.expired = False
-        """Its time is up."""
         self.num_solutions = 0
         """Different paths that solve the problem."""
         self._arrivals: dict[Node, asyncio.Event] = {}
@@ -79,16 +82,14 @@ class Tree:
 
     def stop_reason(self) -> str | None:
         """Why no further simulation should begin, or None."""
-        config = self.config
-        if config.solutions and self.num_solutions >= config.solutions:
+        budget = self.budget
+        if budget.solutions and self.num_solutions >= budget.solutions:
             return "solved"
         if self.root.closed:
             return "exhausted"
-        if self.expired:
-            return "seconds"
-        if config.max_tokens and self.num_generated >= config.max_tokens:
+        if budget.max_tokens and self.num_generated >= budget.max_tokens:
             return "tokens"
-        if self.num_simulations >= config.simulations:
+        if budget.simulations and self.num_simulations >= budget.simulations:
             return "simulations"
         return None
 
@@ -113,11 +114,11 @@ class Tree:
 
     def room(self, node: Node) -> int:
         """Tokens left to a path that has come to `node`."""
-        return self.config.max_path_tokens - node.num_path_tokens
+        return self.limits.max_path_tokens - node.num_path_tokens
 
     def step_room(self, node: Node) -> int:
         """Tokens that the next step may have."""
-        room, longest = self.config.max_path_tokens - node.num_path_tokens, self.config.max_step_tokens
+        room, longest = self.limits.max_path_tokens - node.num_path_tokens, self.limits.max_step_tokens
         return room if room < longest else longest  # `min` costs as much as the rest of this
 
     def claim(self, node: Node) -> None:
@@ -153,19 +154,20 @@ class Tree:
             node.value_sum = value_sum = node.value_sum + value
             node.mean = value_sum / visits
 
-    def expand(self, node: Node, expansion: Expansion) -> None:
-        """Gives a node its value and children."""
+    def expand(self, node: Node, expansion: Expansion, prior: PriorKind = "multiplicity") -> None:
+        """Gives a node its value and children; closes it where none of them can be gone on from."""
         if node.value is None:
             node.value = expansion.value
-        if not self._leave_untouched(node, expansion.steps):
-            self.add(node, expansion.steps)
+        if prior != "multiplicity" or not self._leave_untouched(node, expansion.steps):
+            self.add(node, expansion.steps, prior=prior)
+            self.close(node)
 
     def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
         """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
-        config = self.config
-        if node.made or self.read is not None or config.prior != "multiplicity":
+        limits = self.limits
+        if node.made:
             return False
-        room = config.max_path_tokens - node.num_path_tokens if node.depth + 1 < config.max_depth else 0
+        room = limits.max_path_tokens - node.num_path_tokens if node.depth + 1 < limits.max_depth else 0
         known: list[tuple[int, ...]] = []
         num_generated = self.num_generated
         for step in steps:
@@ -174,22 +176,24 @@ class Tree:
                 return False
             num_generated += len(tokens)
             known.append(tokens)
-        node.made, node.untouched = [], [*reversed(steps)]
+        untouched = [*reversed(steps)]
+        untouched.sort(key=_value)  # of equals the one drawn first stays last, which is the next
+        node.made, node.untouched = [], untouched
         node.untouched_prior, node.expanded_at = 1 / len(steps), self.num_expansions
+        node.untouched_value = untouched[-1].values[-1]
         self.num_generated = num_generated
         self.num_nodes += len(steps)
         self.num_expansions += 1
         return True
 
-    def add(self, node: Node, steps: Sequence[Step], num_shared: int = 0) -> Node:
+    def add(self, node: Node, steps: Sequence[Step], num_shared: int = 0, prior: PriorKind = "multiplicity") -> Node:
         """Samples become children, equal ones one child with their prior mass added.
 
         `num_shared` of their tokens were known and cost nothing. Returns the child that the last sample is.
         """
-        node.spent = False
-        old, config = node.children, self.config
-        depth, born, share, may_end = node.depth + 1, self.num_expansions, 1 / len(steps), self.read is not None
-        longest = config.max_path_tokens if depth < config.max_depth else 0
+        old, limits = node.children, self.limits
+        depth, born, share = node.depth + 1, self.num_expansions, 1 / len(steps)
+        longest = limits.max_path_tokens if depth < limits.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated - num_shared
         children, known = list(old), [child.step.tokens for child in old]  # type: ignore[union-attr]
         for step in steps:
@@ -201,9 +205,10 @@ class Tree:
                 continue
             num_path_tokens = num_above + len(tokens)
             child = Node(up, step, share, depth=depth, num_path_tokens=num_path_tokens, born=born)
+            child.mean = step.values[-1]
             known.append(tokens)
             children.append(child)
-            if may_end or step.finish != "step" or num_path_tokens >= longest:
+            if step.finish != "step" or num_path_tokens >= longest:
                 self.num_generated = num_generated
                 self._settle(child, step)
         self.num_generated = num_generated
@@ -211,54 +216,30 @@ class Tree:
         num_new = len(children) - len(old)
         self.num_nodes += num_new
         self.num_duplicates += len(steps) - num_new
-        if config.prior != "multiplicity" or old or num_new < len(steps):
-            set_priors(children, config.prior)
+        if prior != "multiplicity" or old or num_new < len(steps):
+            set_priors(children, prior)
         self.num_expansions += 1
-        if self.index is None:
-            self.close(node)
         return child
 
     def _settle(self, child: Node, step: Step) -> None:
-        """A new node's status: whether anything may follow it."""
-        config = self.config
-        if step.finish == "end":
-            child.status = Status.TERMINAL
-            child.grade = self.grade(self.response(child))
-            self.num_solutions += child.grade.exact
-            if child.grade.exact and self.num_solutions == 1:
-                self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
-        elif (
-            step.finish == "length"
-            or child.num_path_tokens >= config.max_path_tokens
-            or child.depth >= config.max_depth
-        ):
-            child.status = Status.TRUNCATED
-        elif self.read is None or not self._recognise(child, self.read(self.response(child))):
-            return
+        """A new node at which nothing may follow: an answer, or a path too long."""
         child.closed = True
-
-    def _recognise(self, child: Node, position: Position) -> bool:
-        """What the task reads in the steps so far; True where it ends the path."""
-        if position.dead and self.config.prune_dead:
-            child.status = Status.DEAD
-            return True
-        if position.outcome is not None and self.config.grade_decided:
-            child.status, child.grade = Status.TERMINAL, position.outcome
-            return True
-        return False
+        if step.finish != "end":
+            child.status = Status.TRUNCATED
+            return
+        child.status = Status.TERMINAL
+        child.grade = self.grade(self.response(child))
+        self.num_solutions += child.grade.exact
+        if child.grade.exact and self.num_solutions == 1:
+            self.num_tokens_to_solve, self.num_simulations_to_solve = self.num_generated, self.num_simulations
 
     def close(self, node: Node | None) -> None:
-        """Closes nodes upward as long as nothing is left below them.
-
-        Unless `widen` is `never`, a node of which some sample was drawn but once is spent instead: the share of such
-        samples is the chance that another one would be new (Good, 1953).
-        """
-        while node is not None:
-            if node.untouched is not None or not all(child.closed for child in node.made):
-                return
-            widens = self.config.rollout or self.config.widen != "never"
-            if widens and any(child.num_drawn == 1 for child in node.made):
-                node.spent = True
-                return
+        """Closes nodes upward as long as nothing is left below them."""
+        while node is not None and node.untouched is None and all(child.closed for child in node.made):
             node.closed = True
             node = node.parent
+
+
+def _value(step: Step) -> float:
+    """V of the state as the step's last token was sampled: what a candidate is worth before it is visited."""
+    return step.values[-1]

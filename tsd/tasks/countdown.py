@@ -18,7 +18,7 @@ from tsd.tasks.answers import answer_of
 from tsd.tasks.arithmetic import Move, apply, random_game, ways
 from tsd.tasks.expression import evaluate
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Position, Problem
+from tsd.types import Grade, Problem
 
 LARGEST_NUMBER = 13
 LARGEST_TARGET = 2000
@@ -141,25 +141,6 @@ class Countdown:
         if result is None or not _drawn_from(result[1], asked.input):
             return ILLEGAL
         return Grade(reward=_reward(result[0], asked.target), exact=result[0] == asked.target, well_formed=True)
-
-    def read(self, problem: Problem, response: str) -> Position:
-        """Dead once a step breaks the rules; decided where one number is left that is not the target."""
-        if "<answer>" in response:
-            return Position()
-        asked = question(problem)
-        table = Counter(asked.input)
-        for step in response.split("</step>")[:-1]:
-            found = STEP.fullmatch(f"{step.strip()}</step>")
-            if found is None:
-                return Position()
-            after = Counter(map(int, re.findall("[0-9]+", found[5])))
-            if after != _played(table, int(found[1]), found[2], int(found[3])):
-                return Position(dead=True)
-            table = after
-        left = list(table.elements())
-        if len(left) > 1 or left[0] == asked.target:
-            return Position()
-        return Position(outcome=Grade(_reward(Fraction(left[0]), asked.target), exact=False, well_formed=True))
 
 
 def response(game: tuple[Move, ...]) -> str:

@@ -27,7 +27,7 @@ from tsd.protocols import PromptStyle, Split
 from tsd.tasks import gym_worker
 from tsd.tasks.answers import answer_of, ask
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Position, Problem
+from tsd.types import Grade, Problem
 
 START_S = 60.0
 """For the library to be imported, on a busy machine."""
@@ -192,7 +192,3 @@ class Gym:
         if not math.isfinite(score):
             return ILLEGAL
         return Grade(reward=max(0.0, min(1.0, score)), exact=score >= 1.0, well_formed=True)
-
-    def read(self, problem: Problem, response: str) -> Position:
-        """Of steps it can tell nothing."""
-        return Position()

@@ -13,7 +13,7 @@ from tsd.config import TaskConfig
 from tsd.protocols import Task
 
 GROUP = "tsd.tasks"
-PARTS = ("name", "parse", "problems", "prompt", "grade", "read")
+PARTS = ("name", "parse", "problems", "prompt", "grade")
 """What a task must have."""
 
 

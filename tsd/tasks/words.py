@@ -18,7 +18,7 @@ from msgspec import Meta
 from tsd.protocols import PromptStyle, Split
 from tsd.tasks.answers import answer_of, ask
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Position, Problem
+from tsd.types import Grade, Problem
 
 LONGEST_NUMBER = 60
 """Characters; what is longer is no answer to a word problem."""
@@ -98,7 +98,3 @@ class Words:
         if number is None:
             return ILLEGAL
         return EXACT if number == read_number(_decoder.decode(problem.text).answer) else WRONG
-
-    def read(self, problem: Problem, response: str) -> Position:
-        """Of steps it can tell nothing."""
-        return Position()

@@ -21,7 +21,6 @@ FIELDS: tuple[tuple[str, type[np.generic], str], ...] = (
     ("parents", np.int32, "lengths"),
     ("visits", np.int32, "lengths"),
     ("q", np.float32, "lengths"),
-    ("rewards", np.float32, "lengths"),
 )
 """Each array of a trajectory: its type, and what it is as long as."""
 
@@ -65,7 +64,7 @@ def _check_numbers(trajectory: Trajectory, vocabulary: int | None) -> None:
     largest = max(trajectory.prompt.max(), trajectory.tokens.max())
     if vocabulary is not None and largest >= vocabulary:
         raise FrameError(f"trajectory {trajectory.id}: token {largest}, but the model has {vocabulary}")
-    floats = (trajectory.logprobs, trajectory.values, trajectory.q, trajectory.rewards)
+    floats = (trajectory.logprobs, trajectory.values, trajectory.q)
     rewards = [trajectory.grade.reward, *parts.values()]
     if not all(np.isfinite(array).all() for array in (*floats, rewards)):
         raise FrameError(f"trajectory {trajectory.id}: a logprob, value, Q or reward is not finite")

@@ -1,0 +1,22 @@
+"""Grows a tree by whichever of the two ways a configuration names."""
+
+from typing import assert_never
+
+from tsd.config import IndexConfig, PuctConfig
+from tsd.protocols import Engine
+from tsd.search.by_index import search_by_index
+from tsd.search.calibration import Calibration
+from tsd.search.puct import search_by_puct
+from tsd.search.tree import Tree
+
+Way = IndexConfig | PuctConfig
+
+
+async def search(tree: Tree, engine: Engine, way: Way, calibration: Calibration | None = None) -> str:
+    """Up to its budget; returns the reason for the end. `calibration` is what search by index goes by."""
+    match way:
+        case IndexConfig():
+            return await search_by_index(tree, engine, way, calibration or Calibration())
+        case PuctConfig():
+            return await search_by_puct(tree, engine, way)
+    assert_never(way)
