@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from tsd.config import EngineConfig
+from tsd.doctor.parity import differences
 from tsd.model.files import VALUE_HEAD_FILE
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
 from tsd.model.tiny import NUM_ROWS, tiny_tokenizer
-from tsd.parity import differences
-from tsd.protocols import Engine
-from tsd.types import Step
+from tsd.types import Engine, Step
 
 CONFIG = EngineConfig(max_sequences=64, max_model_tokens=256, cache_mb=64)
 SPLIT_TOKENS = ("<pad>", "<eos>", "</st", "ep>", "ep>1", "</ans", "wer>", "wer>1", *"0123456+")

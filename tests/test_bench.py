@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from tsd.bench import Row, bench_search, plot, recommendation, rows_table
 from tsd.config import Config, load_config
+from tsd.solve import Row, bench_search, plot, recommendation, rows_table
 
 
 def configured(engine: str, seed: int = 0) -> Config:

@@ -7,8 +7,8 @@ import pytest
 from tests.launched import launched
 from tests.test_cli import tsd
 from tests.test_pipeline import MOCK, SHORT, TSD, finish
-from tsd.bugreport import report
 from tsd.config import load_config, save_config
+from tsd.doctor.bugreport import report
 
 SECRET = "/home/somebody/tsd-keys"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tsd.bench.show import COLUMNS
-from tsd.cli import app, exit_code
+from tsd.cli.app import app, exit_code
+from tsd.solve.show import COLUMNS
 
 COMMANDS = (
     *("launch", "eval", "solve", "bench-search", "soak", "warmstart", "calibrate", "keys", "data"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tsd.config import MAIN_JOB, Config, GroupsConfig, IndexConfig, PuctConfig, load_config, save_config
-from tsd.launch import Request
+from tsd.run.launch import Request
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from tsd.protocols import Split
 from tsd.tasks.arithmetic import solve
 from tsd.tasks.countdown import Countdown, make_problem, question, random_response, response
+from tsd.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "heldout")
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsd.config import Config, load_config
-from tsd.devices import Placement, bind, parse_gpus, visible_gpus
-from tsd.plan import generator_memory, make_plan, model_size, render_plan, trainer_memory
+from tsd.config.devices import Placement, bind, parse_gpus, visible_gpus
+from tsd.run.plan import generator_memory, make_plan, model_size, render_plan, trainer_memory
 
 ALL_GPUS = "0-5:gen,6-7:train"
 

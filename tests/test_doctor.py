@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from tests.test_cli import tsd
 from tsd.config import Config, EngineConfig, load_config
-from tsd.devices import Placement
-from tsd.doctor import Finding, Machine, examine, look
+from tsd.config.devices import Placement
+from tsd.doctor.machine import Finding, Machine, examine, look
+from tsd.doctor.parity import Gap, differences, examine_engine
 from tsd.engine import make_engine
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
-from tsd.parity import Gap, differences, examine_engine
 from tsd.types import Step
 
 ON_CPU = Placement(("cpu",), ("cpu",))

@@ -11,7 +11,7 @@ from tsd.config import Config, load_config
 from tsd.engine import Generation
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.errors import EngineError
-from tsd.evaluate import NUM_IN_FLIGHT, Evaluation, evaluate, interval
+from tsd.solve.evaluate import NUM_IN_FLIGHT, Evaluation, evaluate, interval
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.types import Expansion, Problem, Step
 

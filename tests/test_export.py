@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsd.config import Config, save_config
-from tsd.export import export
 from tsd.learn.checkpoint import TrainState, save_checkpoint
 from tsd.learn.group import Group
 from tsd.learn.learner import MockLearner, PolicyLearner
 from tsd.model.files import model_path
+from tsd.report.export import export
 
 STATE = TrainState(update=7, num_trajectories=224, generated_tokens=12_345)
 

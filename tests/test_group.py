@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tsd.supervisor import _meeting_point
+from tsd.run.supervisor import _meeting_point
 
 RANK = """
 import sys

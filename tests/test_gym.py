@@ -14,10 +14,9 @@ from tests.launched import launched, until
 from tests.test_cli import tsd
 from tests.test_pipeline import SHORT, TSD, finish, summary
 from tsd.config import TaskConfig
-from tsd.protocols import Split, Task
 from tsd.tasks import make_task
 from tsd.tasks.gym import GRADE_S, ILLEGAL, Gym
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Problem, Split, Task
 
 pytest.importorskip("reasoning_gym", reason="needs pip install 'tsd[reasoning-gym]'")
 

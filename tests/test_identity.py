@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tsd import rundir
 from tsd.config import Config, load_config
-from tsd.identity import RUN_ID_FILE, identify
 from tsd.model.files import model_path, tokenizer_hash
+from tsd.run import rundir
+from tsd.run.identity import RUN_ID_FILE, identify
 from tsd.transport.hello import Hello, mismatch
 
 MOCK = load_config(None, ["engine.kind=mock"])

@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from tests.launched import FAKE, PATIENCE_S, until
-from tsd import rundir
-from tsd.cli import exit_code
+from tsd.cli.app import exit_code
 from tsd.config import load_config
-from tsd.devices import parse_gpus
+from tsd.config.devices import parse_gpus
 from tsd.errors import ProcessError
-from tsd.launch import Request, dry_run, start
 from tsd.observe.metrics import EventRow, MetricsReader
-from tsd.supervisor import Programs, Run, supervise
+from tsd.run import rundir
+from tsd.run.launch import Request, dry_run, start
+from tsd.run.supervisor import Programs, Run, supervise
 
 
 @pytest.fixture
@@ -236,5 +236,5 @@ def test_errors_are_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    code = "import sys, tsd.cli, tsd.launch; sys.exit('torch' in sys.modules or 'zmq' in sys.modules)"
+    code = "import sys, tsd.cli.app, tsd.run.launch; sys.exit('torch' in sys.modules or 'zmq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0

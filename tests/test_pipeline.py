@@ -16,7 +16,7 @@ from tsd.model.files import model_path
 from tsd.model.policy import Policy
 from tsd.observe.metrics import MetricsReader, UpdateRow
 
-TSD = (sys.executable, "-m", "tsd.cli", "launch")
+TSD = (sys.executable, "-m", "tsd", "launch")
 MOCK = ("--config", str(Path(__file__).parent.parent / "configs" / "mock.toml"))
 BRIEF = tuple(
     word

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tsd import guardian
 from tsd.errors import ProcessError
-from tsd.processes import Child, Children
+from tsd.run import guardian
+from tsd.run.processes import Child, Children
 
 PATIENCE_S = 15.0
 STUBBORN = (

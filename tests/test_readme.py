@@ -36,7 +36,7 @@ def test_the_task_of_ones_own_is_trained_on_as_it_stands_there(tmp_path: Path) -
     program, *command = shlex.split(blocks("sh")[TASK], comments=True)
     assert program == "tsd"
     options = (*SHORT, "--max-updates", "3", "--gpus", "cpu:gen,cpu:train", "--run-dir", str(tmp_path / "run"))
-    started = ["env", "-C", str(tmp_path), sys.executable, "-m", "tsd.cli", *command, *options]
+    started = ["env", "-C", str(tmp_path), sys.executable, "-m", "tsd", *command, *options]
     with launched(started) as run:
         finish(run, 100)
     found = summary(tmp_path / "run")

@@ -15,7 +15,7 @@ from tests.launched import launched
 from tests.rows import update_row
 from tests.test_pipeline import MOCK, TSD, finish
 from tests.test_view import HOSTILE, a_tree, end, step
-from tsd.cli import app, exit_code
+from tsd.cli.app import app, exit_code
 from tsd.config import Config, load_config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint
 from tsd.learn.group import Group
@@ -28,7 +28,7 @@ from tsd.report.figures import DASH, differences, evaluations, flow, learning, s
 from tsd.report.page import page
 from tsd.report.run import RunReport, flagged, read_run, read_runs
 from tsd.report.terminal import draw
-from tsd.rundir import locked
+from tsd.run.rundir import locked
 
 pytestmark = pytest.mark.timeout(120)  # the first test waits for the run, too
 

@@ -18,12 +18,11 @@ from tests.test_evaluate import ANSWERS, PROBLEMS, AnsweringEngine, configured, 
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import Config, PuctConfig, RewardConfig, SearchConfig, load_config, save_config
 from tsd.engine.mock import CharCodec, MockEngine
-from tsd.protocols import Grader
 from tsd.search import Tree, plant, record, resume, search_by_puct, tree_hash
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.tasks.rewards import GROUP, load_rewards, make_grader
-from tsd.trainer import mean_rewards
-from tsd.types import Expansion, Grade, Problem
+from tsd.trainer.trainer import mean_rewards
+from tsd.types import Expansion, Grade, Grader, Problem
 
 PROBLEM = make_problem((2, 3), 6)
 EXACT, NEAR, ILLEGAL = "<answer>2*3</answer>", "<answer>2+3</answer>", "2*3"

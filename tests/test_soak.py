@@ -10,16 +10,16 @@ import pytest
 
 from tests.rows import update_row
 from tests.trajectories import make_trajectory
-from tsd.audit import audit
-from tsd.books import USED_FILE, balance
+from tsd.doctor.audit import audit
 from tsd.learn.checkpoint import TrainState, save_checkpoint
 from tsd.observe.metrics import EventRow, MetricsWriter, WeightsRow
+from tsd.run.books import USED_FILE, balance
 from tsd.transport.spool import SPOOL, Lane
 
 
 @pytest.mark.timeout(240)
 def test_a_run_under_faults_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "tsd.cli", "soak", "--minutes", "0.5", "--seed", "3", "--json")
+    command = (sys.executable, "-m", "tsd", "soak", "--minutes", "0.5", "--seed", "3", "--json")
     done = subprocess.run([*command, "--run-dir", str(tmp_path / "run")], capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)

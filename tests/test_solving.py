@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tsd.bench import compare_solving, solving_table
-from tsd.bench.solving import Attempt, summarise
-from tsd.calibrate import calibrate, keep_newest, load_calibration, save_calibration
 from tsd.config import Config, load_config
 from tsd.engine import Generation, make_engine
 from tsd.search import Calibration
+from tsd.search.calibration import keep_newest, load_calibration, save_calibration
+from tsd.solve import compare_solving, solving_table
+from tsd.solve.calibrate import calibrate
+from tsd.solve.solving import Attempt, summarise
 from tsd.tasks import make_task
 
 CONFIG = load_config(

@@ -16,15 +16,15 @@ DRIVER = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from tsd.cli import exit_code
-from tsd.launch import Request, start
-from tsd.supervisor import Programs
+from tsd.cli.app import exit_code
+from tsd.run.launch import Request, start
+from tsd.run.supervisor import Programs
 
 fake, run_dir, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
 programs = Programs(*((sys.executable, fake, role) for role in ("evaluate", "trainer", "generator")))
 settings = {"resume": run_dir} if resume else {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
 request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
-sys.exit(exit_code(lambda: start(request, Console(), programs)))
+sys.exit(exit_code(lambda: start(request, Console(), programs=programs)))
 """
 
 

@@ -15,13 +15,12 @@ from tests.test_pipeline import MOCK, TSD
 from tsd.config import TaskConfig, load_config
 from tsd.model.files import model_path
 from tsd.model.text import HfCodec
-from tsd.protocols import Split, Task
 from tsd.tasks import make_task
 from tsd.tasks.answers import SIGNS, ask
 from tsd.tasks.countdown import Countdown
 from tsd.tasks.outside import GROUP
 from tsd.tasks.words import EXACT, ILLEGAL, WRONG, Words, read_number
-from tsd.types import Problem
+from tsd.types import Problem, Split, Task
 
 ROOT = Path(__file__).parent.parent
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -106,7 +106,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_launch_without_the_package_is_refused_in_one_line(tmp_path: Path) -> None:
-    without = "import sys; sys.modules['tensorboard'] = None; from tsd.cli import main; sys.exit(main())"
+    without = "import sys; sys.modules['tensorboard'] = None; from tsd.cli.app import main; sys.exit(main())"
     options = ("--set", "observe.tensorboard=true", "--run-dir", str(tmp_path / "run"))
     with launched([sys.executable, "-c", without, "launch", *MOCK, *options]) as run:
         output, _ = run.process.communicate(timeout=50)

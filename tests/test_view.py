@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from tsd.cli import app, exit_code
+from tsd.cli.app import app, exit_code
+from tsd.report.tree import Page, chosen_path, draw, page
 from tsd.search import NodeRecord, TreeRecord
 from tsd.search.node import Status
 from tsd.types import Grade
-from tsd.view import Page, chosen_path, draw, page
 
 HOSTILE = '</script><script>document.title="run"</script><!--\x1b[2J[bold]'
 

@@ -13,13 +13,13 @@ import pytest
 from tests.launched import launched
 from tests.test_dashboard import _absorbed, _event
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
-from tsd import child
-from tsd.child import BEATS
 from tsd.config import load_config
-from tsd.devices import parse_gpus
+from tsd.config.devices import parse_gpus
 from tsd.observe.metrics import EventRow, MetricsReader, MetricsWriter
-from tsd.processes import Child, Children
-from tsd.supervisor import Phases, Run
+from tsd.run import child
+from tsd.run.child import BEATS
+from tsd.run.processes import Child, Children
+from tsd.run.supervisor import Phases, Run
 
 ROOT = Path(__file__).parent.parent.parent
 HOUR_S = 3600.0

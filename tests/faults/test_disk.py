@@ -16,7 +16,6 @@ import torch
 from tests.launched import launched
 from tests.test_pipeline import MOCK, TSD, state, updates
 from tests.wire import trajectory
-from tsd.child import FAULT, run_child
 from tsd.config import load_config
 from tsd.errors import CheckpointError, DiskError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state, save_checkpoint
@@ -25,6 +24,7 @@ from tsd.learn.learner import PolicyLearner
 from tsd.model.files import OPTIMIZER_FILE, model_path
 from tsd.model.policy import Policy
 from tsd.observe.metrics import METRICS_FILE, EventRow, MetricsReader, MetricsWriter
+from tsd.run.child import FAULT, run_child
 from tsd.transport.codec import decode
 from tsd.transport.spool import Lane, leftovers
 from tsd.types import Trajectory

@@ -21,13 +21,13 @@ from tests.rows import update_row
 from tests.test_dashboard import _absorbed, _drawn, _event
 from tests.trajectories import make_trajectory
 from tests.wire import PATIENCE_S, trajectory
-from tsd.cli import exit_code
-from tsd.commands import describe_solution
+from tsd.cli.app import exit_code
+from tsd.cli.commands import describe_solution
 from tsd.errors import FrameError
 from tsd.observe.dashboard import plain_line, render
 from tsd.observe.metrics import EventRow, MetricsReader, MetricsWriter, UpdateRow
 from tsd.observe.printable import printable
-from tsd.solve import Solution
+from tsd.solve.solve import Solution
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.tasks.expression import evaluate
 from tsd.transport.addresses import Addresses

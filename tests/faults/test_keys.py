@@ -19,7 +19,7 @@ from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
 from tests.wire import HELLO, PATIENCE_S, assert_same, trajectory, weights
 from tsd.config import TransportConfig, load_config
 from tsd.errors import TransportError
-from tsd.launch import Request
+from tsd.run.launch import Request
 from tsd.transport.addresses import Addresses, choose_base
 from tsd.transport.codec import encode
 from tsd.transport.curve import generator_context, trainer_context

@@ -13,7 +13,7 @@ import torch
 
 from tests.launched import launched
 from tests.test_pipeline import MOCK, SHORT, TSD, finish
-from tsd.cli import app, exit_code
+from tsd.cli.app import app, exit_code
 from tsd.engine.vllm_start import set_environment
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
@@ -29,7 +29,7 @@ OTHERS = 0o077
 def test_nothing_that_a_run_writes_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
     run_dir, keys = tmp_path / "run", tmp_path / "keys"
     generous = ["bash", "-c", 'umask 0; exec "$@"', "bash"]
-    subprocess.run([*generous, sys.executable, "-m", "tsd.cli", "keys", str(keys)], check=True, timeout=50)
+    subprocess.run([*generous, sys.executable, "-m", "tsd", "keys", str(keys)], check=True, timeout=50)
     options = ("--max-updates", "2", "--set", "observe.trajectories=true", "--set", f"transport.keys={keys}")
     with launched([*generous, *TSD, *MOCK, *SHORT, *options, "--run-dir", str(run_dir)]) as run:
         finish(run, 100)

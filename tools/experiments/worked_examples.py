@@ -4,7 +4,7 @@ A task of one's own for `tsd launch --set task.name=tools/experiments/worked_exa
 """
 
 from tsd.config import TaskConfig
-from tsd.protocols import PromptStyle
+from tsd.types import PromptStyle
 from tsd.tasks.countdown import Countdown, question
 from tsd.types import Problem
 

@@ -11,7 +11,7 @@ from tsd.config.hints import hint
 from tsd.config.sections import Config
 from tsd.config.toml import apply_setting, dump
 
-MAIN_JOB = Path(str(files("tsd") / "assets" / "countdown-cpu.toml"))
+MAIN_JOB = Path(str(files("tsd") / "config" / "countdown-cpu.toml"))
 """What `tsd launch` does where nobody says otherwise: configs/countdown-cpu.toml."""
 
 KINDS = {"method": "index", "loss": "cispo"}

@@ -1,7 +1,7 @@
 """Every setting, its default and its documentation: a field's docstring. [method], [loss] and [transport] are in files
 of their own.
 
-Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.launch` alone.
+Unknown keys and values out of range are refused with their path. Environment variables are read in `tsd.run.launch`.
 """
 
 import math
@@ -45,7 +45,7 @@ class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `task` is the task's own, which may pay for near misses; `exact` is 1 for a solution, else -1; `format` is 1 for an
     answer that obeys the rules, else -1; `length` is minus the tokens as a share of search.max_path_tokens; others come
-    from packages, see `tsd.protocols.Reward`. What is not named does not count, `task` included; a weight of 0
+    from packages, see `tsd.types.Reward`. What is not named does not count, `task` included; a weight of 0
     measures without counting."""
 
     def __post_init__(self) -> None:

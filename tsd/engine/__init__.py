@@ -1,12 +1,12 @@
-"""The engines behind `tsd.protocols.Engine`, by name. Each is imported when it is asked for, torch and vllm with it."""
+"""The engines behind `tsd.types.Engine`, by name. Each is imported when it is asked for, torch and vllm with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsd.config import Config
-from tsd.devices import parse_gpus
+from tsd.config.devices import parse_gpus
 from tsd.model.files import model_path
-from tsd.protocols import Engine, TextCodec
+from tsd.types import Engine, TextCodec
 
 
 @dataclass(frozen=True, slots=True)

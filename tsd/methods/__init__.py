@@ -13,9 +13,8 @@ from tsd.methods.groups import Groups
 from tsd.methods.index import Index
 from tsd.methods.puct import Puct
 from tsd.methods.targets import Targets
-from tsd.protocols import Engine
 from tsd.search import Calibration, Tree, Trie
-from tsd.types import Trajectory
+from tsd.types import Engine, Trajectory
 
 __all__ = ["Method", "Targets", "make_method"]
 

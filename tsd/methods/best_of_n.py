@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from tsd.config import BestOfConfig
 from tsd.methods.groups import sample_paths
 from tsd.methods.targets import Targets, against_value
-from tsd.protocols import Engine
 from tsd.search import Tree, Trie
-from tsd.types import Trajectory
+from tsd.types import Engine, Trajectory
 
 
 @dataclass(frozen=True, slots=True)

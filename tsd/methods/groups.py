@@ -11,9 +11,8 @@ import numpy as np
 
 from tsd.config import GroupsConfig
 from tsd.methods.targets import Array, Targets, path_targets
-from tsd.protocols import Engine
 from tsd.search import NO_LIMIT, Budget, Tree, Trie, lone
-from tsd.types import Trajectory
+from tsd.types import Engine, Trajectory
 
 MIN_STD = 1e-6
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from tsd.config import IndexConfig
 from tsd.methods.targets import Array, Targets
-from tsd.protocols import Engine
 from tsd.search import Calibration, Tree, Trie, expected, search_by_index
-from tsd.types import FIRST, Trajectory
+from tsd.types import FIRST, Engine, Trajectory
 
 MIN_SCALE = 0.05
 """Added to what a tree's advantages are divided by, so that a tree whose steps are all alike stays so."""

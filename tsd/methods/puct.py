@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from tsd.config import PuctConfig
 from tsd.methods.targets import Targets, against_value
-from tsd.protocols import Engine
 from tsd.search import Tree, Trie, most_visited, search_by_puct
-from tsd.types import Trajectory
+from tsd.types import Engine, Trajectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ BUILTIN = "builtin:"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Weights in Python's own format, which can hold any program."""
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
-CALIBRATION_FILE = "calibration.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
 OPTIMIZER_FILE = "optimizer.state"
 """A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""
@@ -20,7 +19,7 @@ MOCK_FILE = "mock.json"
 def model_path(path: str) -> Path:
     """The directory a `model.path` names. Raises ValueError when no model is there, or one that may run code."""
     if path.startswith(BUILTIN):
-        directory = Path(str(files("tsd") / "assets" / path.removeprefix(BUILTIN)))
+        directory = Path(str(files("tsd") / "model" / path.removeprefix(BUILTIN)))
     else:
         directory = Path(path).expanduser()
     if not (directory / "config.json").is_file():

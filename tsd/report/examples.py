@@ -11,14 +11,14 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tsd.calibrate import load_calibration
 from tsd.config import Config, IndexConfig
 from tsd.engine import Generation, engine_model, make_engine
 from tsd.errors import TsdError
-from tsd.evaluate import HELDOUT_SEED
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.report.run import RunReport
 from tsd.search import Calibration, Tree, TreeRecord, Way, plant, record, search
+from tsd.search.calibration import load_calibration
+from tsd.solve.evaluate import HELDOUT_SEED
 from tsd.tasks import make_task
 from tsd.types import Problem
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from tsd.config import Config, kind
-from tsd.evaluate import Evaluation
 from tsd.report.run import RunReport
+from tsd.solve.evaluate import Evaluation
 
 DASH = "-"
 

@@ -13,8 +13,8 @@ from tsd.observe.printable import printable
 from tsd.report.examples import Example, Examples
 from tsd.report.figures import Table
 from tsd.report.run import RunReport
+from tsd.report.tree import children, chosen_path, figures, outcome
 from tsd.search import NodeRecord, TreeRecord
-from tsd.view import children, chosen_path, figures, outcome
 
 MAX_NODES = 300
 """Of one tree, the most visited: a page with many is slow to open."""

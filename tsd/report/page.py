@@ -6,14 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.evaluate import Evaluation
 from tsd.report.course import Curves
 from tsd.report.examples import Examples
 from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput
 from tsd.report.markup import configuration, examples, flagged, table, text
 from tsd.report.run import RunReport
+from tsd.solve.evaluate import Evaluation
 
-PAGE = Path(__file__).parent.parent / "assets" / "report.html"
+PAGE = Path(__file__).parent / "report.html"
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.audit import num_restarts
-from tsd.books import Books, balance
 from tsd.config import Config, load_config
-from tsd.evaluate import Evaluation
+from tsd.doctor.audit import num_restarts
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import EventRow, MetricsReader, Row
 from tsd.observe.state import ENDED, LAUNCHED, LAUNCHER, RunState
 from tsd.report.course import Course, Curves, Speed, courses, curves, speed
-from tsd.rundir import CONFIG_FILE, check_run, is_locked
+from tsd.run.books import Books, balance
+from tsd.run.rundir import CONFIG_FILE, check_run, is_locked
+from tsd.solve.evaluate import Evaluation
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):

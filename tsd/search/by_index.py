@@ -8,14 +8,13 @@ step that comes, or fails, wakes all who wait.
 from array import array
 
 from tsd.config import IndexConfig
-from tsd.protocols import Engine
 from tsd.search.calibration import Calibration
 from tsd.search.grow import grow
 from tsd.search.index import SOLVED_FAILS, Index, Prospect
 from tsd.search.node import Node, Status
 from tsd.search.tree import Budget, Tree
 from tsd.search.unsampled import NOTHING
-from tsd.types import Step
+from tsd.types import Engine, Step
 
 OPEN = Status.OPEN
 

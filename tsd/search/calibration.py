@@ -4,9 +4,16 @@ Counts, learned from paths that were samples of the policy and were run to their
 paths fade as the policy moves. Knows nothing about trees: a path is V and tokens left after each of its steps.
 """
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
+
+FILE = "calibration.json"
+"""In a model's directory."""
+RUNNING = "calibration-{}.json"
+"""In a run's directory: what its generator of that number goes by, as of its last weights."""
 
 DEEPEST = 5
 """States of this depth and deeper are counted as one."""
@@ -141,3 +148,28 @@ def strength_of(num_solved: Sequence[int], num_samples: int) -> float:
     spread = sum((rate - mean) ** 2 for rate in rates) / len(rates)
     between = spread - mean * (1 - mean) / num_samples  # less what samples of one and the same rate would spread
     return max(0.5, mean * (1 - mean) / max(between, 1e-6) - 1)
+
+
+def load_calibration(directory: Path | None) -> Calibration:
+    """Of a model directory; what is believed of any model where there is none. Raises ValueError for a damaged file."""
+    path = directory / FILE if directory else None
+    if path is None or not path.is_file():
+        return Calibration()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is no calibration: {error}; delete it, and `tsd calibrate` makes another") from None
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """As a whole, or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
+    partial.rename(path)
+
+
+def keep_newest(run_dir: Path, checkpoint: Path) -> None:
+    """A checkpoint gets the calibration that one of the run's generators wrote last, where search goes by one."""
+    written = sorted(run_dir.glob(RUNNING.format("*")), key=lambda path: path.stat().st_mtime_ns)
+    if written:
+        shutil.copyfile(written[-1], checkpoint / FILE)

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tsd.protocols import Engine
 from tsd.search.node import WORST_REWARD, Node, Status
 from tsd.search.tree import Tree
-from tsd.types import FIRST, Grade, Step
+from tsd.types import FIRST, Engine, Grade, Step
 
 EXPECTED = 100
 """Paths of the policy that visits are counted in, where they are expected ones."""

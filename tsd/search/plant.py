@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from tsd.config import SearchConfig
-from tsd.protocols import Grader, PromptStyle, Task, TextCodec
 from tsd.search.tree import Tree
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Grader, Problem, PromptStyle, Task, TextCodec
 
 
 def plant(

@@ -13,10 +13,10 @@ the same node; whoever expands wakes those who wait, also when the call fails or
 from math import inf, sqrt
 
 from tsd.config import PuctConfig
-from tsd.protocols import Engine
 from tsd.search.grow import grow
 from tsd.search.node import WORST_REWARD, Node, Status
 from tsd.search.tree import Budget, Tree
+from tsd.types import Engine
 
 OPEN = Status.OPEN
 

@@ -3,11 +3,11 @@
 from typing import assert_never
 
 from tsd.config import IndexConfig, PuctConfig
-from tsd.protocols import Engine
 from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.puct import search_by_puct
 from tsd.search.tree import Tree
+from tsd.types import Engine
 
 Way = IndexConfig | PuctConfig
 

@@ -1,14 +1,14 @@
-"""The tasks, by name. A task reads problems and grades answers; see `tsd.protocols.Task`."""
+"""The tasks, by name. A task reads problems and grades answers; see `tsd.types.Task`."""
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 
 from tsd.config import TaskConfig
-from tsd.protocols import Task
 from tsd.tasks.countdown import Countdown
 from tsd.tasks.gym import Gym
 from tsd.tasks.outside import make_outside
 from tsd.tasks.words import Words
+from tsd.types import Task
 
 BUILT_IN: dict[str, Callable[[TaskConfig], Task]] = {
     "countdown": lambda config: Countdown(config.num_numbers, rare=config.rare),

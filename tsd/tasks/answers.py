@@ -3,7 +3,7 @@
 Knows nothing about what an answer says.
 """
 
-from tsd.protocols import PromptStyle
+from tsd.types import PromptStyle
 
 OPENING, CLOSING = "<answer>", "</answer>"
 SIGNS = frozenset("0123456789+-*/()=|: ")

@@ -13,12 +13,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tsd.protocols import PromptStyle, Split
 from tsd.tasks.answers import answer_of
 from tsd.tasks.arithmetic import Move, apply, random_game, ways
 from tsd.tasks.expression import evaluate
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Problem, PromptStyle, Split
 
 LARGEST_NUMBER = 13
 LARGEST_TARGET = 2000

@@ -23,11 +23,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tsd.protocols import PromptStyle, Split
 from tsd.tasks import gym_worker
 from tsd.tasks.answers import answer_of, ask
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Problem, PromptStyle, Split
 
 START_S = 60.0
 """For the library to be imported, on a busy machine."""

@@ -1,6 +1,6 @@
 """Tasks of others: what a package registers under the entry-point group `tsd.tasks`, or a class in a user's own file.
 
-Either is a callable that takes `TaskConfig` and returns a `tsd.protocols.Task`. Knows nothing about built-in tasks.
+Either is a callable that takes `TaskConfig` and returns a `tsd.types.Task`. Knows nothing about built-in tasks.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from tsd.config import TaskConfig
-from tsd.protocols import Task
+from tsd.types import Task
 
 GROUP = "tsd.tasks"
 PARTS = ("name", "parse", "problems", "prompt", "grade")
@@ -52,7 +52,7 @@ def _made(config: TaskConfig, load: Callable[[], object]) -> Task:
             raise TypeError(f"expected a callable, found {type(make).__name__}")
         task: Task = make(config)
         if missing := [part for part in PARTS if not hasattr(task, part)]:
-            raise TypeError(f"what it makes has no {', '.join(missing)}; see tsd.protocols.Task")
+            raise TypeError(f"what it makes has no {', '.join(missing)}; see tsd.types.Task")
     except Exception as error:
         raise ValueError(f"task.name: {config.name!r} cannot be loaded: {error!r}") from error
     return task

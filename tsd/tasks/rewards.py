@@ -1,6 +1,6 @@
 """What a response is worth in training: several rewards, each in [-1, 1], mixed by their weights.
 
-Four are built in; others come from any package that registers a `tsd.protocols.Reward` under the entry-point group
+Four are built in; others come from any package that registers a `tsd.types.Reward` under the entry-point group
 `tsd.rewards`. Evaluation does not pass through here. Knows nothing about search, or how a task comes to its own grade.
 """
 
@@ -12,8 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 import msgspec
 
 from tsd.config import Config, RewardConfig
-from tsd.protocols import Grader, Reward, Task
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Grader, Problem, Reward, Task
 
 GROUP = "tsd.rewards"
 WORST, BEST = -1.0, 1.0
@@ -81,7 +80,7 @@ def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None)
     for name in sorted(weights.keys() - rewards.keys()):
         if name not in offered:
             known = ", ".join(sorted({*built_in(1), *offered}))
-            raise ValueError(f"reward.weights: expected names out of {known}, found {name!r}; see tsd.protocols.Reward")
+            raise ValueError(f"reward.weights: expected names out of {known}, found {name!r}; see tsd.types.Reward")
         rewards[name] = _load(offered[name])
     return rewards
 

@@ -5,7 +5,7 @@ Knows nothing about what problems are.
 
 import hashlib
 
-from tsd.protocols import Split
+from tsd.types import Split
 
 SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "heldout": range(90, 95), "validation": range(95, 100)}
 

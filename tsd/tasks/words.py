@@ -15,10 +15,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tsd.protocols import PromptStyle, Split
 from tsd.tasks.answers import answer_of, ask
 from tsd.tasks.splits import in_split
-from tsd.types import Grade, Problem
+from tsd.types import Grade, Problem, PromptStyle, Split
 
 LONGEST_NUMBER = 60
 """Characters; what is longer is no answer to a word problem."""

@@ -1,0 +1,294 @@
+"""The command line: reads options, calls the part that does the work, and turns refusals and faults into one line.
+
+Imports what a command needs inside the command, so that `tsd --help` answers at once.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from tsd import __version__
+from tsd.cli import make, view
+from tsd.cli.make import Seed, Settings
+from tsd.errors import TsdError
+from tsd.observe.printable import printable
+
+Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+BUILTIN_MODEL = "builtin:countdown-tiny"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Tree-search distillation for language models: search reasoning steps with MCTS, distil the result with PPO."
+    "\n\nStart here: `tsd launch` trains the small built-in model on Countdown, on the CPU.",
+)
+
+
+def main() -> int:
+    """The `tsd` command."""
+    return exit_code(app)
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Runs a command: 0 done, 1 a fault while running, 2 something asked for cannot be, 128 + N stopped by signal N."""
+    try:
+        command()
+    except ValueError as error:
+        return _complain(f"error: {error}", 2)
+    except TsdError as error:
+        # A run that a signal stopped says how to go on; it knows its own exit code.
+        code: int = getattr(error, "exit_code", 0)
+        return _complain(str(error), code) if code else _complain(f"error: {error}", 1)
+    except OSError as error:
+        return _complain(f"error: {error}", 1)
+    return 0
+
+
+def _complain(line: str, code: int) -> int:
+    print(printable(line, keep="\n"), file=sys.stderr)
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tsd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+@app.command()
+def launch(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the run's settings; every setting has a default.")
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
+            "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; without GPUs `cpu:gen,cpu:train`, where `cpu` may be "
+            "repeated. [default: the setting `gpus`]"
+        ),
+    ] = None,
+    set_: Settings = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run keeps everything; new or empty. [default: runs/DATE-TIME]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this directory, from its last checkpoint.")
+    ] = None,
+    max_updates: Annotated[int | None, typer.Option(min=1, help="Same as `--set train.num_updates=N`.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and the memory it needs, and start nothing.")
+    ] = False,
+) -> None:
+    """Train a model: evaluate, search and learn, evaluate again.
+
+    Starts a process on each device, shows them live, and leaves none behind. The result is `summary.json` in the run's
+    directory. Ctrl-C stops it in order (twice: at once); `--resume` goes on.
+
+    Examples:
+
+    - `tsd launch`: the small built-in model, on the CPU
+
+    - `tsd launch --max-updates 20 --set evaluate.num_problems=50`: the same, in short
+
+    - `tsd launch --config configs/countdown-qwen2.5-1.5b.toml --gpus 0-5:gen,6-7:train --dry-run`: what would run where
+
+    - `tsd launch --resume runs/20250131-120000 --max-updates 400`: further
+    """
+    from tsd.doctor.machine import look_over
+    from tsd.run.launch import Request, start
+    from tsd.run.launch import dry_run as plan
+
+    request = Request(config, tuple(set_ or ()), gpus, run_dir, resume, max_updates)
+    if dry_run:
+        print(plan(request))
+        return
+    print(start(request, Console(), look_over).report())
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help='JSONL, a problem a line: `{"input":[5,13,5,9],"target":31}`.')
+    ],
+    k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature, above 0. [default: 0.2; with --search 1]")
+    ] = None,
+    engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
+    style: Annotated[
+        Literal["chat", "compact", "digits"] | None,
+        typer.Option(help="How problems are worded. [default: chat where the model has a chat template, else compact]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the file's first N problems.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Compare search with samples: problems solved, and what each costs.")
+    ] = False,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Measure a model on a file of problems: mean@k, pass@k, share of legal answers.
+
+    Samples the model alone, without search; an answer counts only when it is exact. Progress is on standard error.
+    With --search: problems solved per 1,000 tokens by search, by independent samples, by the best of 16 by V, and by
+    the majority of 16; method.max_tokens is the budget of the first two.
+
+    Examples:
+
+    - `tsd data --out problems`, then `tsd eval --model builtin:countdown-tiny --data problems/heldout.jsonl`
+
+    - `tsd eval --model runs/20250131-120000/checkpoints/update-000200 --data problems/heldout.jsonl --json`
+
+    - `tsd eval --model models/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
+    --set engine.max_model_tokens=2048 --set search.max_path_tokens=1024`: longer answers
+    """
+    from tsd.cli.commands import FileEvaluation, SolvingComparison, as_json, describe, setting
+    from tsd.solve import solving_table
+
+    if search:
+        rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
+        return print(as_json(rows) if json else solving_table(rows))
+    options = {
+        "engine.kind": engine,
+        "evaluate.k": k,
+        "evaluate.temperature": 0.2 if temperature is None else temperature,
+    }
+    settings = (*(setting(key, value) for key, value in options.items()), *(set_ or ()))
+    result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
+    print(as_json(result) if json else describe(result))
+
+
+@app.command()
+def solve(
+    problem: Annotated[str, typer.Argument(help='Such as "5 13 5 9 = 31", or a line of a problem file.')],
+    model: Model = BUILTIN_MODEL,
+    engine: Annotated[Literal["torch", "vllm", "mock"], typer.Option(help="What generates.")] = "torch",
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Budget, in generated tokens; with --resume, what the tree has had included.")
+    ] = 4000,
+    tree: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the whole tree as JSON.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="FILE", help="Go on with a tree that --tree wrote.")] = None,
+    seed: Seed = 0,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Answer one problem with search, and print the best path found.
+
+    Examples:
+
+    - `tsd solve "5 13 5 9 = 31"`
+
+    - `tsd solve "5 13 5 9 = 31" --tree tree.json`, then `--resume tree.json --tokens 20000`
+    """
+    from tsd.cli.commands import as_json, describe_solution, setting, solve_problem
+
+    options = {"engine.kind": engine, "model.path": model, "seed": seed}
+    options |= {"method.max_tokens": tokens, "method.solutions": 1}
+    settings = [setting(key, value) for key, value in options.items()]
+    solution = solve_problem([*settings, *(set_ or ())], problem, tree, resume)
+    print(as_json(solution) if json else describe_solution(solution))
+
+
+@app.command("bench-search")
+def bench_search(
+    engine: Annotated[
+        Literal["null", "mock", "torch", "vllm"],
+        typer.Option(help="What generates: `null` answers at once, so that what is measured is the search itself."),
+    ] = "null",
+    agents: Annotated[str, typer.Option(help="Agents on a tree; several with commas, such as `1,16`.")] = "16",
+    trees: Annotated[str, typer.Option(help="Trees at once; several with commas.")] = "1",
+    simulations: Annotated[int, typer.Option(min=1, help="Simulations of each tree.")] = 1600,
+    problems: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Problems searched for each row. [default: as many as trees at once]", show_default=False
+        ),
+    ] = 0,
+    plot_: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw solve rate and speed (.svg, .png, .pdf).")
+    ] = None,
+    model: Model = BUILTIN_MODEL,
+    seed: Seed = 0,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast search runs, and what share of the engine's own speed it reaches.
+
+    Examples:
+
+    - `tsd bench-search --engine null --agents 1,16`: what a simulation costs without a model
+
+    - `tsd bench-search --engine torch --agents 16 --trees 1,4 --simulations 200 --json`
+    """
+    from tsd.cli.commands import as_json, measure_search, setting
+    from tsd.solve import plot, recommendation, rows_table
+
+    options = {"engine.kind": engine, "model.path": model, "seed": seed}
+    options |= {"method.kind": "puct", "method.simulations": simulations}
+    rows = measure_search(
+        [*(setting(key, value) for key, value in options.items()), *(set_ or ())], agents, trees, problems
+    )
+    if json:
+        print(as_json({"rows": rows, "recommendation": recommendation(rows)}))
+    else:
+        Console().print(rows_table(rows))
+        Console().print(f"Recommended: {recommendation(rows)}", highlight=False)
+    if plot_:
+        plot(rows, plot_)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long faults are injected.")] = 20.0,
+    engine: Annotated[
+        Literal["mock", "torch", "vllm"], typer.Option(help="What generates; `mock` needs no model and is quick.")
+    ] = "mock",
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of the run; new. [default: runs/soak-SEED-TIME]")
+    ] = None,
+    seed: Seed = 1,
+    set_: Settings = None,
+    json: Json = False,
+) -> None:
+    """Run under faults drawn from a seed, then audit: is anything lost, used twice, wrong, or left behind?
+
+    Kills and freezes generators, trainer and launcher, and sends noise, damaged and repeated frames. Exits with 1 where
+    the audit is not clean.
+
+    Examples:
+
+    - `tsd soak --minutes 2`: on the mock engine
+
+    - `tsd soak --minutes 10 --engine vllm --seed 2`
+    """
+    from tsd.cli.commands import as_json, describe_audit, setting, torment
+
+    where = run_dir or Path("runs") / f"soak-{seed}-{time.strftime('%H%M%S')}"
+    found = torment(where, [setting("engine.kind", engine), *(set_ or ())], minutes, seed, Console(stderr=True).print)
+    print(as_json(found) if json else describe_audit(found))
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
+make.register(app)
+view.register(app)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Whether a run kept its promises, from its files alone: each trajectory used once, each weight the trainer's.
+
+Knows nothing about what happened to the run.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from tsd.errors import CheckpointError
+from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
+from tsd.observe.metrics import EventRow, MetricsReader, Row, UpdateRow, WeightsRow
+from tsd.run.books import USED_FILE, Books, balance
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run came to. Everything below `num_restarts` should be 0 or empty."""
+
+    seed: int
+    seconds: float
+    faults: dict[str, int]
+    """Injected, by kind."""
+    books: Books
+    num_updates: int
+    num_syncs: int
+    """Weights applied by generators."""
+    num_restarts: int
+    """Of generators and trainers, by the launcher."""
+    back_s: float | None
+    """Median, from a generator's death until an update learns from its next life; None where none died."""
+    updates_meanwhile: float | None
+    """Median of the updates made from the others in that time."""
+    num_lost: int
+    num_used_twice: int
+    num_wrong_weights: int
+    num_hangs: int
+    leftovers: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        wrong = (self.num_lost, self.num_used_twice, self.num_wrong_weights, self.num_hangs)
+        return not any(wrong) and not self.leftovers
+
+
+class _Used(msgspec.Struct):
+    update: int
+    ids: list[str]
+
+
+def audit(
+    run_dir: Path, *, seed: int, seconds: float, faults: dict[str, int], num_hangs: int, leftovers: tuple[str, ...]
+) -> Audit:
+    """Of a stopped run with `observe.trajectories`. Raises CheckpointError where there is none to load."""
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        raise CheckpointError(f"{run_dir} has no checkpoint")
+    state, rows = load_state(checkpoint), MetricsReader(run_dir).read()
+    books, times_used = balance(run_dir, state), Counter(used(run_dir, state))
+    weights = [row for row in rows if isinstance(row, WeightsRow)]
+    published = {(row.version, row.checksum) for row in weights if row.source == "trainer-0"}
+    applied = [(row.version, row.checksum) for row in weights if row.source != "trainer-0"]
+    returned = comebacks(run_dir, rows)
+    partial = [str(path) for path in checkpoints_dir(run_dir).glob("*.partial")]
+    return Audit(
+        seed=seed,
+        seconds=round(seconds, 1),
+        faults=faults,
+        books=books,
+        num_updates=state.update,
+        num_syncs=len(applied),
+        num_restarts=num_restarts(rows),
+        back_s=round(median(seconds for seconds, _ in returned), 2) if returned else None,
+        updates_meanwhile=median(count for _, count in returned) if returned else None,
+        num_lost=abs(books.lost) + abs(len(times_used) - state.num_trajectories),
+        num_used_twice=sum(count > 1 for count in times_used.values()),
+        num_wrong_weights=sum(one not in published for one in applied),
+        num_hangs=num_hangs,
+        leftovers=(*leftovers, *partial),
+    )
+
+
+def num_restarts(rows: Sequence[Row]) -> int:
+    """Of generators and trainers, by the launcher."""
+    return sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow))
+
+
+def used(run_dir: Path, state: TrainState) -> list[str]:
+    """Ids in the surviving history: an update made again after a restart counts as it was made last."""
+    history = {one.update: one.ids for one in _updates(run_dir)}
+    return [name for update, ids in history.items() if update <= state.update for name in ids]
+
+
+def comebacks(run_dir: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
+    """Of each generator that died: seconds until an update used what its next life made, and updates made till then."""
+    made = [(row.time_s, row.update) for row in rows if isinstance(row, UpdateRow)]
+    used_by = {one.update: {name.rpartition("-")[0] for name in one.ids} for one in _updates(run_dir)}
+    found = []
+    for row in rows:
+        death = re.match(r"generator-(\d+) ended with", row.text) if isinstance(row, EventRow) else None
+        if death is None:
+            continue
+        before = {life for time_s, update in made if time_s < row.time_s for life in used_by.get(update, ())}
+        later = [(time_s, update) for time_s, update in made if time_s > row.time_s]
+        for count, (time_s, update) in enumerate(later):
+            if any(life.startswith(f"{death[1]}-") and life not in before for life in used_by.get(update, ())):
+                found.append((time_s - row.time_s, count))
+                break
+    return found
+
+
+def _updates(run_dir: Path) -> Iterator[_Used]:
+    """In the order they were made."""
+    for line in (run_dir / USED_FILE).read_bytes().splitlines():
+        # One cut short by a kill is no update: it is made again.
+        with suppress(msgspec.DecodeError):
+            yield msgspec.json.decode(line, type=_Used)

@@ -1,0 +1,1 @@
+"""The generator process: problems in, trajectories out; and what it says of itself."""

@@ -1,0 +1,250 @@
+"""One generator process: problems in, trajectories out, new weights in between.
+
+    startup: engine, sockets, what earlier lives left in the spool, the trainer's current weights
+    main loop: T tree workers            wait for the engine, then for room among what is out
+               outbox                    waits for finished trees, and for the trainer to take them
+               follow_trainer            waits for the trainer to say where it is
+               report                    wakes every few seconds
+    shutdown: SIGTERM cancels `generate`; tasks, engine and sockets close on the way out
+
+Started by `tsd launch` as `python -m tsd.generator`; knows nothing about the other processes but the sockets.
+"""
+
+import argparse
+import asyncio
+import itertools
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tsd.config import Config, IndexConfig, load_config
+from tsd.engine import engine_model, make_engine
+from tsd.generator.reporter import Reporter
+from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.methods import Method, make_method
+from tsd.observe.metrics import MetricsWriter, WeightsRow
+from tsd.run.child import beat, new_life, run_child
+from tsd.run.identity import identify
+from tsd.search import Calibration, Tree, Trie, plant
+from tsd.search.calibration import RUNNING, load_calibration, save_calibration
+from tsd.tasks import make_task
+from tsd.tasks.rewards import make_grader
+from tsd.transport.addresses import Addresses
+from tsd.transport.curve import generator_context
+from tsd.transport.deltas import num_bytes, num_elements
+from tsd.transport.keys import load_keys
+from tsd.transport.progress import ProgressSubscriber
+from tsd.transport.spool import SPOOL, Lane, leftovers
+from tsd.transport.trajectories import Outbox
+from tsd.transport.weights import WeightSubscriber
+from tsd.types import Engine, Grader, Problem, Task, TextCodec, Trajectory
+
+KEPT_PATHS = 500.0
+"""What a model's calibration counts as when training begins to move it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """The parts of one generator, wired."""
+
+    index: int
+    run_dir: Path
+    config: Config
+    task: Task
+    codec: TextCodec
+    engine: Engine
+    method: Method
+    outbox: Outbox
+    progress: ProgressSubscriber
+    weights: WeightSubscriber
+    metrics: MetricsWriter
+    reporter: Reporter
+    grader: Grader | None = None
+    """In place of the task's grade, where rewards are mixed."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """What search by index goes by; its trees teach it while the policy moves."""
+
+    async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
+        """Until cancelled."""
+        progress = await self.progress.newest(self.config.transport.timeout_s)
+        self.outbox.heard(progress)
+        await self.load_weights()
+        self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
+            group.create_task(self.outbox.run(), name="outbox")
+            group.create_task(self.follow_trainer(progress.life), name="follow trainer")
+            group.create_task(self.reporter.report(), name="report")
+            group.create_task(self.reporter.watch_loop(), name="watch loop")
+            for worker in range(self.config.search.trees):
+                group.create_task(self.search_trees(problems), name=f"tree worker {worker}")
+
+    async def search_trees(self, problems: Iterator[tuple[int, Problem]]) -> None:
+        """One tree after another: collect from it, send."""
+        config = self.config
+        for position, problem in problems:
+            tree = plant(
+                problem,
+                self.task,
+                self.codec,
+                config.task.style,
+                config.search,
+                grader=self.grader,
+                seed=position,
+            )
+            self.reporter.growing.append(tree)
+            tries = await self.method.collect(tree, self.engine)
+            self.reporter.growing.remove(tree)
+            self.reporter.count(tree)
+            self.reporter.num_waiting += 1
+            await self.outbox.put(list(self._trajectories(tree, problem, tries, position)), config.transport.timeout_s)
+            self.reporter.num_waiting -= 1
+
+    async def follow_trainer(self, life: str) -> None:
+        """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
+
+        A trainer that was started again may give other weights the same number, or go back to an older one.
+        """
+        while True:
+            progress = await self.progress.newest(self.config.transport.timeout_s)
+            self.outbox.heard(progress)
+            if progress.version != self.engine.version or progress.life != life:
+                await self.load_weights()
+            life = progress.life
+
+    async def load_weights(self) -> None:
+        """The trainer's current ones."""
+        started = time.monotonic()
+        fetched = await self.weights.fetch(self.config.transport.timeout_s)
+        update, is_delta = fetched.update, fetched.is_delta
+        pause_s = await self.engine.load(update)
+        if isinstance(self.config.method, IndexConfig):
+            path = self.run_dir / RUNNING.format(self.index)
+            await asyncio.to_thread(save_calibration, self.calibration, path)
+        self.metrics.write(
+            WeightsRow(
+                source=f"generator-{self.index}",
+                life=fetched.life,
+                version=update.version,
+                checksum=fetched.checksum,
+                num_bytes=fetched.num_bytes,
+                dense_bytes=num_bytes(update),
+                is_delta=is_delta,
+                changed_share=fetched.num_changed / num_elements(update) if is_delta else None,
+                seconds=time.monotonic() - started,
+                wire_s=fetched.wire_s,
+                decode_s=fetched.decode_s,
+                pause_s=pause_s,
+            )
+        )
+
+    def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
+        """As the trainer takes them; they share the tree's cost in tokens."""
+        sender = self.outbox.own.sender
+        for trie in tries:
+            steps = trie.steps
+            yield Trajectory(
+                sender=sender,
+                serial=-1,  # the outbox counts
+                group=f"{sender}-{position}",
+                problem_id=problem.id,
+                generator=self.index,
+                position=position,
+                prompt=np.array(tree.prompt, np.int32),
+                tokens=np.array([token for step in steps for token in step.tokens], np.int32),
+                logprobs=np.array([logprob for step in steps for logprob in step.logprobs], np.float32),
+                values=np.array([value for step in steps for value in step.values], np.float32),
+                versions=np.array([step.version for step in steps for _ in step.tokens], np.int32),
+                lengths=np.array([len(step.tokens) for step in steps], np.int32),
+                parents=np.array(trie.parents, np.int32),
+                visits=np.array(trie.visits, np.int32),
+                q=np.array(trie.q, np.float32),
+                grade=trie.grade,
+                num_generated=tree.num_generated // len(tries),
+            )
+
+
+def problem_stream(
+    task: Task, config: Config, index: int, num_generators: int, start: int = 0
+) -> Iterator[tuple[int, Problem]]:
+    """This generator's share of the training problems, again and again, each time in another order.
+
+    Each with its place in the stream, from `start` on: where training stood, in a run that goes on. Raises ValueError
+    where there is none.
+    """
+    problems = list(task.problems("train", config.task.num_train, config.seed))[index::num_generators]
+    if not problems:
+        raise ValueError(f"task {task.name} has fewer training problems than there are generators: it needs more")
+
+    def passes() -> Iterator[Problem]:
+        rng = random.Random(f"{config.seed} {index}")
+        while True:
+            rng.shuffle(problems)
+            yield from problems
+
+    return itertools.islice(enumerate(passes()), start, None)
+
+
+async def generate(run_dir: Path, index: int, num_generators: int, sockets: str) -> None:
+    """The whole life of a generator."""
+    config = load_config(run_dir / "config.toml")
+    directory = engine_model(config)
+    task, addresses, spool = make_task(config.task), Addresses(sockets), run_dir / SPOOL
+    spool.mkdir(exist_ok=True)
+    checkpoint = latest_checkpoint(run_dir)
+    start = load_state(checkpoint).positions.get(str(index), 0) if checkpoint else 0
+    seed = random.Random(f"{config.seed} {index} {start}").randrange(2**20)
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=seed)
+    async with AsyncExitStack() as stack:
+        metrics = stack.enter_context(MetricsWriter(run_dir))
+        context = stack.enter_context(generator_context(load_keys(config.transport.keys, "generator")))
+        own, left = Lane(spool, f"{index}-{new_life()}"), leftovers(spool, index, num_generators)
+        outbox = stack.enter_context(
+            Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
+        )
+        progress = stack.enter_context(ProgressSubscriber(context, addresses.progress))
+        hello, event = identify(run_dir, config), partial(metrics.event, f"generator-{index}")
+        weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
+        engine = await stack.enter_async_context(generation.engine)
+        grader = make_grader(task, config, event)
+        calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
+        calibration.fade(KEPT_PATHS)
+        reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
+        parts = Generator(
+            index,
+            run_dir,
+            config,
+            task,
+            generation.codec,
+            engine,
+            make_method(config.method, calibration),
+            outbox,
+            progress,
+            weights,
+            metrics,
+            reporter,
+            grader,
+            calibration=calibration,
+        )
+        await parts.run(problem_stream(task, config, index, num_generators, start))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tsd.generator")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--num-generators", type=int, required=True)
+    parser.add_argument("--sockets", required=True)
+    args = parser.parse_args()
+    return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

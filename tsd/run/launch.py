@@ -1,0 +1,111 @@
+"""A launch, from what the command line asked for to a run under way. The one place that reads environment variables.
+
+What cannot be is refused here, before anything starts. Knows nothing about the run's phases (`tsd.run.supervisor`), and
+does not import torch: `tsd launch` answers at once.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tsd.config import MAIN_JOB, Config, load_config, save_config
+from tsd.config.devices import Placement, bind, parse_gpus, visible_gpus
+from tsd.model.files import model_path
+from tsd.observe.metrics import Sink
+from tsd.observe.printable import printable
+from tsd.observe.prometheus import check_prometheus, serve_prometheus
+from tsd.observe.tensorboard import check_tensorboard
+from tsd.observe.weights_and_biases import check_wandb, open_wandb
+from tsd.run import rundir
+from tsd.run.identity import MODELLESS, run_id
+from tsd.run.plan import make_plan, render_plan
+from tsd.run.supervisor import PROGRAMS, Programs, Run, supervise
+from tsd.tasks import make_task
+from tsd.tasks.rewards import load_rewards
+from tsd.transport.keys import OTHER, load_keys
+
+LookOver = Callable[[Config, Placement, Path], Iterable[str]]
+"""Takes a configuration, who runs where, and the run's directory; gives warnings, or raises ValueError."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    gpus: str | None = None
+    run_dir: Path | None = None
+    resume: Path | None = None
+    max_updates: int | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.resume or self.run_dir or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+    def resolve(self) -> Config:
+        """The configuration of the run. Raises ValueError for what cannot be."""
+        if self.resume is not None:
+            if self.config is not None or self.run_dir is not None:
+                raise ValueError("--resume takes neither --config nor --run-dir; change its settings with --set")
+            rundir.check_run(self.resume, f"--resume {self.resume}")
+        path = self.config or MAIN_JOB if self.resume is None else self.resume / rundir.CONFIG_FILE
+        config = load_config(path, self.overrides)
+        if self.max_updates is not None:
+            config = msgspec.structs.replace(
+                config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
+            )
+        load_rewards(config)
+        make_task(config.task)
+        for check in (check_tensorboard, check_wandb, check_prometheus):
+            check(config.observe)
+        for role in OTHER:
+            load_keys(config.transport.keys, role)
+        return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
+
+
+def dry_run(request: Request) -> str:
+    """What `launch` would do, as text. Changes nothing."""
+    config = request.resolve()
+    return render_plan(make_plan(config, parse_gpus(config.gpus), request.directory))
+
+
+def start(
+    request: Request, console: Console, look_over: LookOver = lambda *_: (), programs: Programs = PROGRAMS
+) -> rundir.Summary:
+    """A whole launch. Raises ValueError, before anything starts, for what cannot be; Stopped after a signal.
+
+    `look_over` is shown what is about to start, and may refuse it so.
+    """
+    config = request.resolve()
+    placement, directory = parse_gpus(config.gpus), request.directory
+    if placement.gpus:
+        placement = bind(placement, visible_gpus(os.environ))
+    if config.engine.kind not in MODELLESS:
+        model_path(config.model.path)
+    for warning in look_over(config, placement, directory):
+        console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)
+    os.umask(0o077)  # of all processes of the run: what they write is its user's alone
+    if request.resume is None:
+        rundir.create(directory)
+    with ExitStack() as stack:
+        lock = stack.enter_context(rundir.locked(directory))
+        save_config(config, directory / rundir.CONFIG_FILE)
+        sinks = tuple(_sinks(config, directory, stack))
+        run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
+        return asyncio.run(supervise(run, lock, console))
+
+
+def _sinks(config: Config, run_dir: Path, stack: ExitStack) -> Iterator[Sink]:
+    """Where the run's numbers go beside its own file, until the stack is left."""
+    if config.observe.prometheus_port:
+        yield stack.enter_context(serve_prometheus(config.observe.prometheus_port))
+    if config.observe.wandb:
+        yield stack.enter_context(open_wandb(config, run_dir, run_id(run_dir)))

@@ -1,0 +1,333 @@
+"""The supervisor: takes a run through its phases, watches its processes, and leaves none behind.
+
+    evaluate "before"  ->  trainers and generators, until the trainers are done  ->  evaluate "after"  ->  summary
+
+    keep_trainers     waits for all trainers to end; where one dies it starts all again from the last checkpoint
+    keep_generator    waits for its generator to end, which it should not, and starts it again; gives a device up where
+                      that does not help, as long as another one is left
+    watch             wakes every second; a process whose event loop has stood still for long is killed, and so replaced
+    board             wakes twice a second and shows the rows that all processes write
+
+SIGINT or SIGTERM cancels all of it: leaving `Children` is what stops the processes, and trainers then write a
+checkpoint. Knows nothing about what the processes say to each other.
+"""
+
+import asyncio
+import math
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from tsd.config import Config
+from tsd.config.devices import CPU, Placement
+from tsd.errors import ProcessError, TsdError
+from tsd.learn.checkpoint import latest_checkpoint
+from tsd.observe.dashboard import Board
+from tsd.observe.metrics import MetricsWriter, Sink
+from tsd.observe.state import LAUNCHED, LAUNCHER
+from tsd.run import rundir
+from tsd.run.child import BEATS, FAULT
+from tsd.run.processes import Child, Children
+from tsd.transport.addresses import choose_base
+
+STOP_GRACE_S = 14.0
+"""From SIGTERM to SIGKILL: nothing of a run may be left 20 s after the launcher was told to stop."""
+RESTART_DELAYS_S = (1.0, 4.0, 16.0)
+GOOD_LIFE_S = 10.0
+"""A generator that has searched for so long is well: its next death counts as the first."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Stopped(TsdError):
+    """Raised when a signal ended a run in order."""
+
+    def __init__(self, run_dir: Path, number: signal.Signals) -> None:
+        super().__init__(f"stopped; continue with: tsd launch --resume {run_dir}")
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How each kind of process is started; tests put small scripts in their place."""
+
+    evaluate: tuple[str, ...] = (sys.executable, "-m", "tsd.solve.evaluate")
+    trainer: tuple[str, ...] = (sys.executable, "-m", "tsd.trainer")
+    generator: tuple[str, ...] = (sys.executable, "-m", "tsd.generator")
+
+
+PROGRAMS = Programs()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One launch, prepared: the directory and its configuration are there, and so are the devices."""
+
+    config: Config
+    placement: Placement
+    directory: Path
+    environ: Mapping[str, str]
+    programs: Programs = PROGRAMS
+    restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
+    stop_grace_s: float = STOP_GRACE_S
+    sinks: tuple[Sink, ...] = ()
+    """Where every process's rows go too."""
+
+
+async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
+    """Does what is left of a run, from its first evaluation to its summary.
+
+    Raises ProcessError when a process fails it, Stopped after SIGINT or SIGTERM; no process is left in any case.
+    """
+    board = Board(run.directory, console, run.sinks)
+    with MetricsWriter(run.directory) as metrics:
+        children = Children(run.stop_grace_s, [lock], report=lambda text: metrics.event(LAUNCHER, text))
+        with _stopped_by_signals(run.directory, children, metrics), _first_error():
+            async with asyncio.TaskGroup() as group:
+                drawing = group.create_task(board.follow(), name="board")
+                async with children:
+                    sockets = choose_base(run.config.transport, children.scratch)
+                    summary = await Phases(run, children, metrics, sockets).run_all()
+                drawing.cancel()
+    return summary
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The phases of a run, each of which picks up where an earlier launch left off."""
+
+    run: Run
+    children: Children
+    metrics: MetricsWriter
+    sockets: str
+    """Where generators and trainers meet."""
+    given_up: set[int] = field(default_factory=set)
+    """Generators."""
+    first_beats: dict[int, float] = field(default_factory=dict)
+    """When a process first beat, by its number."""
+
+    async def run_all(self) -> rundir.Summary:
+        placement, directory = self.run.placement, self.run.directory
+        self.event(
+            f"{LAUNCHED}: {len(placement.gen)} generator(s) and {len(placement.train)} trainer(s) in {directory}"
+        )
+        try:
+            await self.evaluate("before")
+            if rundir.is_trained(directory, self.run.config):
+                self.event("this run's training is complete; only what is missing after it is done")
+            else:
+                await self.train()
+            await self.evaluate("after")
+        except TsdError as error:
+            self.event(f"failed: {error}")
+            raise
+        summary = rundir.summarise(directory)
+        self.event(f"done: {summary}; see {directory / rundir.SUMMARY_FILE}")
+        return summary
+
+    async def evaluate(self, when: Literal["before", "after"]) -> None:
+        """On the first generator's device, unless its result is there."""
+        directory, device = self.run.directory, self.run.placement.gen[0]
+        if (directory / f"{when}.json").exists():
+            return
+        self.event(f"evaluation {when}")
+        argv = (*self.run.programs.evaluate, str(directory), "--when", when)
+        child = await self.spawn(f"evaluate-{when}", argv, device, self.run.config.engine.num_threads)
+        await self.succeed(child)
+
+    async def train(self) -> None:
+        """Trainers and generators together, until the trainers are done."""
+        run = self.run
+        # What an earlier training led to says nothing about this one.
+        (run.directory / "after.json").unlink(missing_ok=True)
+        self.event(f"training, to update {run.config.train.num_updates}")
+        with _first_error():
+            async with asyncio.TaskGroup() as group:
+                keepers = [
+                    group.create_task(self.keep_generator(index, device), name=f"keep generator-{index}")
+                    for index, device in enumerate(run.placement.gen)
+                ]
+                await self.keep_trainers()
+                for keeper in keepers:
+                    keeper.cancel()
+        await self.children.stop()
+        if not rundir.is_trained(run.directory, run.config):
+            raise ProcessError(f"the trainer was stopped before its last update; {self.how_to_continue}")
+
+    async def keep_trainers(self) -> None:
+        """Until they have done their work. Raises ProcessError for a fault they name, or when they get nowhere."""
+        delays = list(self.run.restart_delays_s)
+        while True:
+            before = self.checkpoint()
+            failed = await self.trainers()
+            if failed is None:
+                return
+            if self.checkpoint() != before:
+                delays = list(self.run.restart_delays_s)
+            if failed.process.returncode == FAULT or not delays:
+                raise ProcessError(f"{failed.failure()}; {self.how_to_continue}")
+            delay = delays.pop(0)
+            self.event(f"{failed.failure()}; trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s")
+            await asyncio.sleep(delay)
+
+    async def trainers(self) -> Child | None:
+        """One life of all trainers together; the one that ended it badly, if one did."""
+        run, world, failed = self.run, len(self.run.placement.train), list[Child]()
+        meeting_point = _meeting_point() if world > 1 else {}
+        argv = (*run.programs.trainer, str(run.directory), "--world", str(world))
+        argv = (*argv, "--sockets", self.sockets)
+        children = [
+            await self.spawn(
+                f"trainer-{rank}", (*argv, "--rank", str(rank)), device, run.config.train.num_threads, meeting_point
+            )
+            for rank, device in enumerate(run.placement.train)
+        ]
+
+        async def outlive(child: Child) -> None:
+            if await self.wait(child):
+                failed.append(child)
+                # The others would wait for it until their deadline.
+                for other in children:
+                    self.children.kill_one(other)
+
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(outlive(child), name=child.name)
+        return failed[0] if failed else None
+
+    async def keep_generator(self, index: int, device: str) -> None:
+        """Starts a generator, and again when it dies, a few times; then goes on without it.
+
+        Raises ProcessError when it was the last one.
+        """
+        count, delays = len(self.run.placement.gen), list(self.run.restart_delays_s)
+        argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
+        argv = (*argv, "--num-generators", str(count), "--sockets", self.sockets)
+        while True:
+            child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
+            await self.wait(child)
+            if time.monotonic() - self.first_beats.pop(child.pid, math.inf) >= GOOD_LIFE_S:
+                delays = list(self.run.restart_delays_s)
+            if not delays:
+                break
+            delay = delays.pop(0)
+            self.event(f"{child.failure()}; starting it again in {delay:g} s")
+            await asyncio.sleep(delay)
+        self.given_up.add(index)
+        times = f"it died {len(self.run.restart_delays_s) + 1} times"
+        if len(self.given_up) == count:
+            raise ProcessError(f"{child.failure()}; {times}; {self.how_to_continue}")
+        self.event(f"{child.failure()}; {times}, and device {device} is given up: the others go on")
+
+    async def wait(self, child: Child) -> int:
+        """Waits for a child's end, which may be hours away, or ends it where it is frozen; its exit code."""
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self.watch(child), name=f"watch {child.name}")
+            code = await self.children.wait(child)
+            watching.cancel()
+        return code
+
+    async def watch(self, child: Child) -> None:
+        """Kills a child that has beaten and then stands still. Goes by what changes, not by what the clock says."""
+        path, limit_s = self.run.directory / BEATS / child.name, self.run.config.transport.frozen_s
+        last, changed = _changed_at(path), time.monotonic()
+        beaten = False
+        while not beaten or time.monotonic() - changed < limit_s:
+            await asyncio.sleep(min(1.0, limit_s / 4))
+            if (now := _changed_at(path)) != last:
+                last, changed, beaten = now, time.monotonic(), True
+                self.first_beats.setdefault(child.pid, changed)
+        self.event(f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s; killed")
+        self.children.kill_one(child)
+
+    def checkpoint(self) -> str | None:
+        """The newest one's name."""
+        newest = latest_checkpoint(self.run.directory)
+        return newest.name if newest else None
+
+    async def spawn(
+        self, name: str, argv: tuple[str, ...], device: str, num_threads: int, more: Mapping[str, str] | None = None
+    ) -> Child:
+        """Starts a process that sees its own device alone."""
+        logs = self.run.directory / "logs"
+        logs.mkdir(exist_ok=True)
+        env = {
+            **self.run.environ,
+            **dict.fromkeys(THREAD_VARIABLES, str(num_threads)),
+            "CUDA_VISIBLE_DEVICES": "" if device == CPU else device,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",  # a log ends with the last thing that happened
+            "TMPDIR": str(self.children.scratch),  # what a killed process leaves there goes with the run
+            **(more or {}),
+        }
+        return await self.children.spawn(name, argv, env, logs / f"{name}.log")
+
+    async def succeed(self, child: Child) -> None:
+        """Waits for a child's end, which may be hours away. Raises ProcessError when it is a bad one."""
+        if await self.children.wait(child):
+            raise ProcessError(f"{child.failure()}; {self.how_to_continue}")
+
+    def event(self, text: str) -> None:
+        self.metrics.event(LAUNCHER, text)
+
+    @property
+    def how_to_continue(self) -> str:
+        return f"continue from the last checkpoint with: tsd launch --resume {self.run.directory}"
+
+
+def _changed_at(path: Path) -> int:
+    """In nanoseconds of the file system's time; 0 where there is no file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@contextmanager
+def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWriter) -> Iterator[None]:
+    """The first SIGINT or SIGTERM cancels the current task, another one kills. Raises Stopped when all has ended."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "called in a task"
+    received: list[signal.Signals] = []
+
+    def receive(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) > 1:
+            return children.kill()
+        metrics.event(LAUNCHER, f"stopping, on {number.name}: trainers write a checkpoint; once more to kill them")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, receive, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        raise Stopped(run_dir, received[0]) from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _first_error() -> Iterator[None]:
+    """Lets the first error of a group out alone: what came after it is its consequence."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def _meeting_point() -> dict[str, str]:
+    """Where several trainers find each other: a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}

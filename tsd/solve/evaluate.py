@@ -1,0 +1,164 @@
+"""mean@k and pass@k: samples of the policy alone, no search, graded 0/1 on problems never trained on.
+
+`python -m tsd.solve.evaluate RUN_DIR --when before|after` is how `tsd launch` runs it. Knows nothing about training.
+"""
+
+import argparse
+import asyncio
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tsd.config import Config, load_config
+from tsd.engine import Generation, make_engine
+from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.model.files import model_path
+from tsd.observe.metrics import EvaluationRow, MetricsWriter
+from tsd.observe.tensorboard import open_tensorboard
+from tsd.run.child import run_child
+from tsd.tasks import make_task
+from tsd.types import Engine, Grade, Problem, Task
+
+NUM_IN_FLIGHT = 64
+"""Problems sampled at once: enough to fill the engine, few enough that progress is steady."""
+HELDOUT_SEED = 0
+"""The held-out set is one set, whatever a run's seed."""
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an evaluation found."""
+
+    mean_at_k: float
+    """Share of samples that are exact, averaged over problems."""
+    pass_at_k: float
+    """Share of problems with at least one exact sample."""
+    ci95: tuple[float, float]
+    """Normal 95% interval of mean_at_k over problems."""
+    format_rate: float
+    """Share of samples that are legal answers, right or wrong."""
+    mean_reward: float
+    k: int
+    num_problems: int
+    generated_tokens: int
+    temperature: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """One problem's k samples."""
+
+    grades: tuple[Grade, ...]
+    num_tokens: int
+
+    @property
+    def exact(self) -> float:
+        return sum(grade.exact for grade in self.grades) / len(self.grades)
+
+
+def interval(means: Sequence[float]) -> tuple[float, float]:
+    """Normal 95% interval of the mean over problems; the whole of [0, 1] for fewer than two."""
+    if len(means) < 2:
+        return 0.0, 1.0
+    half = 1.96 * statistics.stdev(means) / math.sqrt(len(means))
+    return max(0.0, statistics.fmean(means) - half), min(1.0, statistics.fmean(means) + half)
+
+
+async def evaluate(
+    generation: Generation,
+    task: Task,
+    problems: Sequence[Problem],
+    config: Config,
+    progress: Callable[[int, float, tuple[float, float]], None],
+) -> Evaluation:
+    """k samples of each problem. Starts the engine and ends it; `progress` gets (problems done, mean, interval)."""
+    started, answered, means = time.monotonic(), list[_Answered](), list[float]()
+    waiting = iter(problems)
+
+    async def worker(engine: Engine) -> None:
+        for problem in waiting:
+            prompt = generation.codec.encode(task.prompt(problem, config.task.style))
+            room = min(config.search.max_path_tokens, config.engine.max_model_tokens - len(prompt))
+            steps = await engine.sample(prompt, config.evaluate.k, room)
+            grades = tuple(task.grade(problem, generation.codec.decode(step.tokens)) for step in steps)
+            answered.append(_Answered(grades, sum(len(step.tokens) for step in steps)))
+            means.append(answered[-1].exact)
+            progress(len(answered), statistics.fmean(means), interval(means))
+
+    async with generation.engine as engine, asyncio.TaskGroup() as group:
+        for number in range(NUM_IN_FLIGHT):
+            group.create_task(worker(engine), name=f"evaluate {number}")
+    return _summary(answered, config, time.monotonic() - started)
+
+
+def _summary(answered: Sequence[_Answered], config: Config, seconds: float) -> Evaluation:
+    means = [one.exact for one in answered]
+    grades = [grade for one in answered for grade in one.grades]
+    return Evaluation(
+        mean_at_k=statistics.fmean(means),
+        pass_at_k=statistics.fmean(mean > 0 for mean in means),
+        ci95=interval(means),
+        format_rate=statistics.fmean(grade.well_formed for grade in grades),
+        mean_reward=statistics.fmean(grade.reward for grade in grades),
+        k=config.evaluate.k,
+        num_problems=len(answered),
+        generated_tokens=sum(one.num_tokens for one in answered),
+        temperature=config.evaluate.temperature,
+        seconds=round(seconds, 2),
+    )
+
+
+def evaluation_engine(config: Config, directory: Path | None) -> Generation:
+    """The configured engine at the evaluation's temperature."""
+    return make_engine(config, directory, temperature=config.evaluate.temperature, seed=config.seed)
+
+
+async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
+    """A run's evaluation before or after training, written to `before.json` or `after.json`."""
+    config = load_config(run_dir / "config.toml")
+    directory = latest_checkpoint(run_dir) if when == "after" else None
+    update = load_state(directory).update if directory else 0
+    if directory is None and config.engine.kind != "mock":
+        directory = model_path(config.model.path)
+    task = make_task(config.task)
+    problems = list(task.problems("heldout", config.evaluate.num_problems, HELDOUT_SEED))
+    if not (count := len(problems)):
+        raise ValueError(f"task {task.name} has no held-out problem to evaluate on; it needs more problems")
+    with open_tensorboard(run_dir, config.observe, update) as board, MetricsWriter(run_dir, board) as metrics:
+
+        def progress(num_done: int, mean: float, ci95: tuple[float, float]) -> None:
+            if num_done % 20 == 0 or num_done == count:
+                metrics.write(
+                    EvaluationRow(
+                        when=when,
+                        num_done=num_done,
+                        num_problems=count,
+                        k=config.evaluate.k,
+                        mean_at_k=mean,
+                        ci95=ci95,
+                    )
+                )
+
+        result = await evaluate(evaluation_engine(config, directory), task, problems, config, progress)
+    partial = run_dir / f"{when}.json.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    partial.rename(run_dir / f"{when}.json")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tsd.solve.evaluate")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--when", choices=("before", "after"), required=True)
+    args = parser.parse_args()
+    return run_child(evaluate_run(args.run_dir, args.when))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
