@@ -37,7 +37,7 @@ def test_a_report_holds_versions_settings_findings_and_the_last_of_everything(ru
     ):
         assert f"\n## {title}\n" in text
     assert "torch " in text
-    assert "simulations = " in text
+    assert "max_tokens = " in text
     assert "number 199" in text
     assert "number 100" not in text
 
