@@ -12,7 +12,7 @@ from tests.rows import update_row
 from tsd.observe.dashboard import Board, board_of, plain_line, render, save_picture, watch
 from tsd.observe.live import draw_glance, read_glance, write_glance
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Row
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Phase, PhaseRow, Row
 from tsd.observe.state import RunState
 from tsd.types import Glance, GlanceStep
 
@@ -54,9 +54,13 @@ def _event(text: str, time_s: float, source: str = "launcher") -> EventRow:
     return EventRow(time_s=time_s, source=source, text=text)
 
 
+def _phase(phase: Phase, time_s: float, about: str = "") -> PhaseRow:
+    return PhaseRow(time_s=time_s, phase=phase, about=about)
+
+
 def _busy_run(num_generators: int, num_updates: int) -> list[Row]:
-    rows: list[Row] = [_event("launched: a run", START), _event("evaluation before", START)]
-    rows += [_evaluation("before", 400, START + 40), _event("training, to update 200", START + 41)]
+    rows: list[Row] = [_phase("launched", START, "a run"), _phase("evaluation before", START)]
+    rows += [_evaluation("before", 400, START + 40), _phase("training", START + 41, "to update 200")]
     rows += [_generator(index, START + 50) for index in range(num_generators)]
     rows += [update_row(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
     rows += [_event("checkpoint of a very long name " * 9, START + 700, "trainer-0") for _ in range(60)]
@@ -139,7 +143,7 @@ def test_where_there_is_room_a_tree_is_shown_and_events_still_are() -> None:
     text = "\n".join(lines)
     for part in (
         "5 13 5 9=31:",
-        "simulation 12 of 64, 30 nodes, solved",
+        "simulation 12 of 64, 340 of 880 tokens, 30 nodes, solved",
         "N    9 Q +0.25 > <step>5*5=25",
         "checkpoint",
     ):
@@ -181,15 +185,15 @@ def test_remaining_time_follows_recent_updates() -> None:
 
 
 def test_remaining_time_follows_the_evaluation() -> None:
-    state = _absorbed([_event("evaluation after", START), _evaluation("after", 100, START + 10)])
+    state = _absorbed([_phase("evaluation after", START), _evaluation("after", 100, START + 10)])
     assert state.remaining(now=START + 10) == pytest.approx(30)
 
 
 def test_pauses_between_launches_are_not_run_time() -> None:
-    state = _absorbed([_event("launched: first", 0), _event("training", 10), _event("launched: again", 5000)])
-    state.absorb(_event("training", 5007))
+    state = _absorbed([_phase("launched", 0), _phase("training", 10), _phase("launched", 5000)])
+    state.absorb(_phase("training", 5007))
     assert state.elapsed(now=5009) == 10 + 7 + 2
-    state.absorb(_event("done: see summary.json", 5010))
+    state.absorb(_phase("done", 5010, "see summary.json"))
     assert state.elapsed(now=9000) == 20
 
 
@@ -259,7 +263,7 @@ async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: b
             console = Console(file=out, force_terminal=terminal, width=80, height=24)
             group.create_task(watch(board_of(tmp_path, console), console))
             await asyncio.sleep(0)  # it has drawn once
-            metrics.event("launcher", "done: solved more")
+            metrics.write(_phase("done", START + 900, "solved more"))
     assert "update 30/200" in out.getvalue()
     assert "done: solved more" in out.getvalue()
 
@@ -267,7 +271,7 @@ async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: b
 async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None:
     out = io.StringIO()
     with MetricsWriter(tmp_path) as metrics:
-        for row in [*_busy_run(2, 30), _event("done: solved more", START + 800)]:
+        for row in [*_busy_run(2, 30), _phase("done", START + 800, "solved more")]:
             metrics.write(row)
     console = Console(file=out, width=80)
     await watch(board_of(tmp_path, console), console)

@@ -18,7 +18,7 @@ from tsd.cli.app import exit_code
 from tsd.config import load_config
 from tsd.config.devices import parse_gpus
 from tsd.errors import ProcessError
-from tsd.observe.metrics import EventRow, MetricsReader
+from tsd.observe.metrics import MetricsReader, Told
 from tsd.run import rundir
 from tsd.run.launch import Request, dry_run, start
 from tsd.run.supervisor import Programs, Run, supervise
@@ -57,7 +57,7 @@ async def _supervise(run: Run) -> rundir.Summary:
 
 
 def _events(run: Run) -> list[str]:
-    return [row.text for row in MetricsReader(run.directory).read() if isinstance(row, EventRow)]
+    return [row.text for row in MetricsReader(run.directory).read() if isinstance(row, Told)]
 
 
 def _started(run: Run, name: str) -> dict[str, dict[str, str]]:
@@ -71,7 +71,7 @@ async def test_a_run_goes_through_its_phases_to_a_summary(run: Run) -> None:
     assert summary.before == summary.after == {"mean_at_k": 0.25, "k": 16}
     assert 0 < summary.seconds < 20
     assert json.loads((run.directory / "summary.json").read_text())["seconds"] == summary.seconds
-    phases = [text.split(",")[0].split(":")[0] for text in _events(run)]
+    phases = [text.split(":")[0] for text in _events(run)]
     assert _events(run)[-1].startswith("done: mean@16 25.0% before, 25.0% after 5 updates; see ")
     assert phases == ["launched", "evaluation before", "training", "evaluation after", "done"]
 
@@ -163,8 +163,8 @@ async def test_a_trained_run_only_gets_what_is_missing(run: Run) -> None:
     first = await _supervise(run)
     (run.directory / "after.json").unlink()
     second = await _supervise(run)
-    assert any("training is complete" in text for text in _events(run))
-    assert _events(run).count("training, to update 5") == 1
+    assert any(text.startswith("trained already") for text in _events(run))
+    assert _events(run).count("training: to update 5") == 1
     assert second.seconds > first.seconds, "time adds up over launches"
 
 
@@ -174,7 +174,7 @@ async def test_more_updates_train_and_evaluate_again(run: Run) -> None:
     longer = load_config(None, ["engine.kind=mock", "train.num_updates=7"])
     with pytest.raises(ProcessError, match="stopped before its last update"):  # the fake ends at update 5 all the same
         await _supervise(replace(run, config=longer))
-    assert _events(run).count("training, to update 7") == 1
+    assert _events(run).count("training: to update 7") == 1
     assert not (run.directory / "after.json").exists(), "what it said is of an earlier state"
     assert _started(run, "evaluate-0") == before, "the first evaluation stands"
 

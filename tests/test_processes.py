@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tsd.errors import ProcessError
+from tsd.observe.metrics import ProcessRow
 from tsd.run import guardian
 from tsd.run.processes import Child, Children
 
@@ -81,7 +82,7 @@ async def test_a_program_that_is_not_there_is_a_process_error(tmp_path: Path) ->
 
 
 async def test_leaving_asks_first_and_kills_what_is_late(tmp_path: Path) -> None:
-    reports = list[str]()
+    reports = list[ProcessRow]()
     polite = (
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('bye'))); print('ready'); time.sleep(99)"
     )
@@ -94,7 +95,9 @@ async def test_leaving_asks_first_and_kills_what_is_late(tmp_path: Path) -> None
             await _until(lambda child=child: "ready" in child.log_path.read_text(), child.name)  # type: ignore[misc]
     assert "bye" in obeying.log_path.read_text()
     assert (obeying.process.returncode, stubborn.process.returncode) == (0, -signal.SIGKILL)
-    assert reports == ["b did not end within 1 s of SIGTERM and was killed"]
+    (report,) = reports
+    assert (report.process, report.what) == ("b", "late")
+    assert report.text == "b did not end within 1 s of SIGTERM and was killed"
 
 
 async def test_leaving_ends_a_grandchild_that_ignores_sigterm(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tsd.learn.checkpoint import TrainState, save_checkpoint
 from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
 from tsd.model.files import model_path
-from tsd.observe.metrics import EventRow, GeneratorRow, MetricsWriter
+from tsd.observe.metrics import EventRow, GeneratorRow, MetricsWriter, PhaseRow, Row
 from tsd.report.course import NUM_POINTS, courses, curves, speed
 from tsd.report.examples import Example, Examples, search_examples
 from tsd.report.figures import DASH, differences, evaluations, flow, learning, settings, tables
@@ -174,8 +174,8 @@ def test_generators_add_up() -> None:
 def test_what_a_run_flagged_is_told_once_of_each_kind() -> None:
     said = ["update 3: the policy has collapsed: entropy 0.0040 nats a token", "checkpoint /x/update-000003"]
     said += ["update 9: the policy has collapsed: entropy 2e-05 nats a token", "trains from update 0"]
-    rows = [EventRow(source="trainer-0", text=text) for text in said]
-    rows += [EventRow(source="launcher", text="failed: no space"), EventRow(source="launcher", text="training")]
+    rows: list[Row] = [EventRow(source="trainer-0", text=one, is_warning=one.startswith("update")) for one in said]
+    rows += [PhaseRow(phase="failed", about="no space"), PhaseRow(phase="training")]
     assert flagged(rows) == (f"{said[2]} (2 times; this was the last)", "failed: no space")
 
 
@@ -226,9 +226,15 @@ def test_a_model_that_is_gone_is_the_reason_why_there_are_no_trees(tmp_path: Pat
 
 def test_the_start_and_the_checkpoint_of_a_real_model_search_the_same_problems(tmp_path: Path) -> None:
     config = load_config(None)
-    learner = PolicyLearner(config, model_path(config.model.path), None, Group())
+    start = model_path(config.model.path)
+    learner = PolicyLearner(config, start, None, Group())
     save_config(config, tmp_path / "config.toml")
-    save_checkpoint(tmp_path, TrainState(update=7), learner.save)
+
+    def save(directory: Path) -> None:
+        learner.save(directory)
+        shutil.copy(start / "calibration.json", directory)
+
+    save_checkpoint(tmp_path, TrainState(update=7), save)
     found = search_examples(read_run(tmp_path, "real")).found
     assert len({one.problem for one in found}) == 3
     for one in found:
@@ -242,7 +248,7 @@ def hostile_run(ended: Path, tmp_path: Path) -> tuple[RunReport, Examples]:
     shutil.copytree(ended, run_dir)
     save_config(load_config(run_dir / "config.toml", [f"model.path={json.dumps(HOSTILE)}"]), run_dir / "config.toml")
     with MetricsWriter(run_dir) as metrics:
-        metrics.event("trainer-0", f"update 3: {HOSTILE}")
+        metrics.event("trainer-0", f"update 3: {HOSTILE}", is_warning=True)
     tree = a_tree(step(0, 2, HOSTILE), step(0, 1), end(1, 1, -1, HOSTILE))
     return read_run(run_dir, run_dir.name), Examples(found=(Example(problem=HOSTILE, before=tree, after=tree),))
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.rows import update_row
 from tests.trajectories import make_trajectory
-from tsd.doctor.audit import audit
+from tsd.doctor.audit import audit, num_restarts
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.observe.metrics import EventRow, MetricsWriter, WeightsRow
+from tsd.observe.metrics import EventRow, MetricsWriter, ProcessRow, Row, WeightsRow
 from tsd.run.books import USED_FILE, balance
 from tsd.transport.spool import SPOOL, Lane
 
@@ -64,10 +64,18 @@ def test_an_audit_tells_how_soon_a_dead_generator_is_learned_from_again(tmp_path
     before, after, other = ("0-" + f"{born_s * 10**9:x}" for born_s in (90, 103, 104))
     state = TrainState(update=3, num_trajectories=3, consumed={})
     a_run(tmp_path, [[f"{before}-0"], [f"1-{other[2:]}-0"], [f"{after}-0"]], state)
-    death = "generator-0 ended with signal SIGKILL; its log is empty; starting it again in 1 s"
     with MetricsWriter(tmp_path) as metrics:
         for number, time_s in enumerate((99.0, 105.0, 108.5)):
             metrics.write(update_row(number + 1, time_s))
-        metrics.write(EventRow(time_s=100.0, source="launcher", text=death))
+        metrics.write(ProcessRow(time_s=100.0, process="generator-0", what="restarted", cause="SIGKILL"))
     found = audit(tmp_path, seed=0, seconds=1.0, faults={}, num_hangs=0, leftovers=())
-    assert (found.back_s, found.updates_meanwhile) == (8.5, 1)
+    assert (found.back_s, found.updates_meanwhile, found.num_restarts) == (8.5, 1, 1)
+
+
+def test_a_process_that_is_given_up_was_not_started_again_whatever_its_log_says() -> None:
+    cause = "generator-0 ended with exit code 1; its log ends: no room left in 2 places, starting it again in 1 s"
+    rows: list[Row] = [
+        ProcessRow(process="generator-0", what="given up", cause=cause, then="the others go on"),
+        EventRow(source="generator-1", text=cause),
+    ]
+    assert num_restarts(rows) == 0

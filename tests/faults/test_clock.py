@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 
 from tests.launched import launched
-from tests.test_dashboard import _absorbed, _event
+from tests.test_dashboard import _absorbed, _event, _phase
 from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import load_config
 from tsd.config.devices import parse_gpus
-from tsd.observe.metrics import EventRow, MetricsReader, MetricsWriter
+from tsd.observe.metrics import MetricsReader, MetricsWriter, Told
 from tsd.run import child
 from tsd.run.child import BEATS
 from tsd.run.processes import Child, Children
@@ -83,7 +83,7 @@ class StoppedClock:
 
 
 def test_the_time_of_a_run_does_not_run_backwards() -> None:
-    state = _absorbed([_event("launched: x", 1000.0), _event("training", 1060.0), _event("a row", 400.0)])
+    state = _absorbed([_phase("launched", 1000.0), _phase("training", 1060.0), _event("a row", 400.0)])
     assert state.elapsed(now=100.0) == 60.0
     assert state.elapsed(now=405.0) == 65.0
 
@@ -91,9 +91,9 @@ def test_the_time_of_a_run_does_not_run_backwards() -> None:
 # Where the clock is asked
 
 SHOWN_OR_NAMED = {
-    "child.py": "a part of a life's name, beside a random one",
-    "cli.py": "the name of a soak's directory",
-    "launch.py": "the name of a run's directory",
+    "run/child.py": "a part of a life's name, beside a random one",
+    "cli/app.py": "the name of a soak's directory",
+    "run/launch.py": "the name of a run's directory",
     "observe/dashboard.py": "what the time is",
     "observe/metrics.py": "when a row was written",
 }
@@ -154,7 +154,7 @@ def test_a_run_in_which_every_clock_jumps_all_the_time_is_a_run(
         finish(run, 120)
     assert summary(run_dir)["num_updates"] == 25
     assert len(updates(run_dir)) == 25
-    events = [row.text for row in MetricsReader(run_dir).read() if isinstance(row, EventRow)]
+    events = [row.text for row in MetricsReader(run_dir).read() if isinstance(row, Told)]
     assert not [text for text in events if "frozen" in text or "again in" in text]
     assert len(list(jumped.iterdir())) >= 5, "launcher, two evaluations, trainer and generator had such a clock"
     rows = MetricsReader(run_dir).read()

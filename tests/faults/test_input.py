@@ -18,7 +18,7 @@ import zmq.asyncio
 from rich.console import Console
 
 from tests.rows import update_row
-from tests.test_dashboard import _absorbed, _drawn, _event
+from tests.test_dashboard import _absorbed, _drawn, _event, _phase
 from tests.trajectories import make_trajectory
 from tests.wire import PATIENCE_S, trajectory
 from tsd.cli.app import exit_code
@@ -232,7 +232,7 @@ def test_what_is_not_to_be_seen_is_written_out() -> None:
 
 
 def test_events_with_escapes_and_markup_are_drawn_as_they_are() -> None:
-    state = _absorbed([_event("launched: x", 0), _event(EVIL, 1, source=f"gen{EVIL}"), _event("[red]x[/][/bold]", 2)])
+    state = _absorbed([_phase("launched", 0, "x"), _event(EVIL, 1, source=f"gen{EVIL}"), _event("[red]x[/][/bold]", 2)])
     text = "\n".join(_drawn(state, 3, width=200))
     assert is_clean(text)
     assert "[red]x[/][/bold]" in text

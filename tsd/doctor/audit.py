@@ -3,7 +3,6 @@
 Knows nothing about what happened to the run.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,8 +13,10 @@ import msgspec
 
 from tsd.errors import CheckpointError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
-from tsd.observe.metrics import EventRow, MetricsReader, Row, UpdateRow, WeightsRow
+from tsd.observe.metrics import MetricsReader, ProcessRow, Row, UpdateRow, WeightsRow
 from tsd.run.books import USED_FILE, Books, balance
+
+GENERATOR = "generator-"
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +88,7 @@ def audit(
 
 def num_restarts(rows: Sequence[Row]) -> int:
     """Of generators and trainers, by the launcher."""
-    return sum(" in " in row.text and "ended with" in row.text for row in rows if isinstance(row, EventRow))
+    return sum(isinstance(row, ProcessRow) and row.what == "restarted" for row in rows)
 
 
 def used(run_dir: Path, state: TrainState) -> list[str]:
@@ -102,13 +103,13 @@ def comebacks(run_dir: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
     used_by = {one.update: {name.rpartition("-")[0] for name in one.ids} for one in _updates(run_dir)}
     found = []
     for row in rows:
-        death = re.match(r"generator-(\d+) ended with", row.text) if isinstance(row, EventRow) else None
-        if death is None:
+        if not isinstance(row, ProcessRow) or row.what != "restarted" or not row.process.startswith(GENERATOR):
             continue
+        own = f"{row.process.removeprefix(GENERATOR)}-"
         before = {life for time_s, update in made if time_s < row.time_s for life in used_by.get(update, ())}
         later = [(time_s, update) for time_s, update in made if time_s > row.time_s]
         for count, (time_s, update) in enumerate(later):
-            if any(life.startswith(f"{death[1]}-") and life not in before for life in used_by.get(update, ())):
+            if any(life.startswith(own) and life not in before for life in used_by.get(update, ())):
                 found.append((time_s - row.time_s, count))
                 break
     return found

@@ -101,8 +101,12 @@ class Reporter:
         explained = self.calibration.explained
         if explained and max(explained) < BLIND and not self.has_warned:
             self.has_warned = True
-            said = f"V is blind: after no step does it explain more than {max(0.0, *explained):.0%} of a path's reward"
-            self.metrics.event(f"generator-{self.index}", f"{said}; search by index is then hardly more than samples")
+            most = max(0.0, *explained)
+            said = (
+                f"V is blind: after no step does it explain more than {most:.0%} of a path's reward; "
+                "search by index is then hardly more than samples"
+            )
+            self.metrics.event(f"generator-{self.index}", said, is_warning=True)
 
     async def watch_loop(self) -> None:
         """Measures how late the event loop runs, until cancelled."""

@@ -20,7 +20,19 @@ from rich.text import Text
 
 from tsd.observe.live import draw_glance, read_glance
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsReader, Row, Sink, UpdateRow, WeightsRow
+from tsd.observe.metrics import (
+    EvaluationRow,
+    EventRow,
+    GeneratorRow,
+    MetricsReader,
+    PhaseRow,
+    ProcessRow,
+    Row,
+    Sink,
+    Told,
+    UpdateRow,
+    WeightsRow,
+)
 from tsd.observe.printable import printable
 from tsd.observe.state import ENDED, RunState
 
@@ -76,7 +88,7 @@ def plain_line(row: Row) -> str | None:
             low, high = row.ci95
             done = f"{row.num_done}/{row.num_problems} problems"
             return f"{clock} evaluation {row.when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
-        case EventRow():
+        case EventRow() | PhaseRow() | ProcessRow():
             return f"{clock} {printable(row.source)}: {printable(row.text)}"
         case GeneratorRow() | WeightsRow():
             return None
@@ -279,7 +291,7 @@ def _evaluation(when: str, row: EvaluationRow | None, highest: float, width: int
     return Text.assemble((f"{when:<8}", QUIET), (f"{numbers:<31} {done:>9}  ", "bold"), (bar, NAME), no_wrap=True)
 
 
-def _event(row: EventRow) -> Text:
+def _event(row: Told) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
     source, text = printable(row.source), printable(row.text)
     return Text.assemble((f"{clock} ", QUIET), (source, NAME), f" {text}", no_wrap=True, overflow="ellipsis")

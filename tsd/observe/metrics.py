@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from tsd.errors import DiskError
 
 METRICS_FILE = "metrics.jsonl"
+LAUNCHER = "launcher"
 
 
 class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind"):
@@ -182,10 +183,63 @@ class EventRow(Struct, frozen=True, kw_only=True, tag="event", tag_field="kind")
     source: str
     """`launcher`, `generator-0`, `trainer-0`, `evaluate`"""
     text: str
-    """One line, for people."""
+    """One line, for people; no program reads it."""
+    is_warning: bool = False
+    """Whether something looks wrong with the run."""
 
 
-Row = UpdateRow | GeneratorRow | WeightsRow | EvaluationRow | EventRow
+Phase = Literal[
+    "launched", "evaluation before", "training", "evaluation after", "trained already", "stopping", "done", "failed"
+]
+"""Of a launch: `launched` is its first, `done` and `failed` are its last."""
+
+
+class PhaseRow(Struct, frozen=True, kw_only=True, tag="phase", tag_field="kind"):
+    """A launch comes to a phase."""
+
+    time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
+    phase: Phase
+    about: str = ""
+    """For people: what is launched, what failed, what came of it."""
+
+    @property
+    def source(self) -> str:
+        return LAUNCHER
+
+    @property
+    def text(self) -> str:
+        return f"{self.phase}: {self.about}" if self.about else self.phase
+
+
+class ProcessRow(Struct, frozen=True, kw_only=True, tag="process", tag_field="kind"):
+    """What befell a process of the run, by its launcher."""
+
+    time_s: float = field(default_factory=time.time)
+    """When it was written, seconds since 1970."""
+    process: str
+    """`generator-0`, `trainer-0`."""
+    what: Literal["restarted", "given up", "frozen", "late"]
+    """`restarted`: it ended badly, and is started again. `given up`: it ended badly too often. `frozen`: its event loop
+    stood still, and it was killed. `late`: told to end, it did not, and was killed."""
+    cause: str
+    """For people: how it ended."""
+    then: str = ""
+    """For people: what is done about it."""
+
+    @property
+    def source(self) -> str:
+        return LAUNCHER
+
+    @property
+    def text(self) -> str:
+        return f"{self.cause}; {self.then}" if self.then else self.cause
+
+
+Told = EventRow | PhaseRow | ProcessRow
+"""What people are told in a line: each has a `source` and a `text`."""
+
+Row = UpdateRow | GeneratorRow | WeightsRow | EvaluationRow | EventRow | PhaseRow | ProcessRow
 
 
 class Sink(Protocol):
@@ -214,8 +268,8 @@ class MetricsWriter:
         if self._also is not None:
             self._also.write(row)
 
-    def event(self, source: str, text: str) -> None:
-        self.write(EventRow(source=source, text=text))
+    def event(self, source: str, text: str, *, is_warning: bool = False) -> None:
+        self.write(EventRow(source=source, text=text, is_warning=is_warning))
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

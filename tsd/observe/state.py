@@ -4,15 +4,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, Row, UpdateRow
+from tsd.observe.metrics import (
+    EvaluationRow,
+    EventRow,
+    GeneratorRow,
+    Phase,
+    PhaseRow,
+    ProcessRow,
+    Row,
+    Told,
+    UpdateRow,
+)
 from tsd.types import Glance
 
-LAUNCHER = "launcher"
-LAUNCHED = "launched"
-"""The launcher's first event; what comes before it belongs to an earlier launch."""
-Phase = Literal["starting", "evaluation before", "training", "evaluation after", "stopping", "done", "failed"]
-PHASES: tuple[Phase, ...] = ("evaluation before", "training", "evaluation after", "stopping", "done", "failed")
-"""The launcher announces each by an event that begins with its name."""
 ENDED: tuple[Phase, ...] = ("done", "failed")
 NUM_RECENT = 20
 """Updates the remaining time is told from."""
@@ -24,7 +28,7 @@ class RunState:
     """What has been seen so far."""
 
     name: str = ""
-    phase: Phase = "starting"
+    phase: Phase | Literal["starting"] = "starting"
     phase_began_s: float = 0.0
     elapsed_s: float = 0.0
     """Time of all launches, up to the last row."""
@@ -39,7 +43,7 @@ class RunState:
     glance: Glance | None = None
     """A tree being searched."""
     evaluations: dict[str, EvaluationRow] = field(default_factory=dict)
-    events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=NUM_EVENTS))
+    events: deque[Told] = field(default_factory=lambda: deque(maxlen=NUM_EVENTS))
 
     @property
     def update(self) -> UpdateRow | None:
@@ -52,8 +56,8 @@ class RunState:
 
     def absorb(self, row: Row) -> None:
         """Takes in the next row."""
-        if isinstance(row, EventRow) and row.source == LAUNCHER:
-            self._follow_launcher(row)
+        if isinstance(row, PhaseRow):
+            self._follow(row)
         if self.last_row_s is not None:
             self.elapsed_s += max(0.0, row.time_s - self.last_row_s)
         self.last_row_s = row.time_s
@@ -68,19 +72,18 @@ class RunState:
                 self.best_rates[row.generator] = max(row.tokens_per_s, self.best_rate(row.generator))
             case EvaluationRow():
                 self.evaluations[row.when] = row
-            case EventRow():
+            case EventRow() | PhaseRow() | ProcessRow():
                 self.events.append(row)
 
-    def _follow_launcher(self, row: EventRow) -> None:
-        if row.text.startswith(LAUNCHED):
+    def _follow(self, row: PhaseRow) -> None:
+        if row.phase == "launched":
             # The time between two launches is not the run's, and rates do not carry over.
             self.last_row_s, self.phase = None, "starting"
             self.recent.clear()
             self.generators.clear()
             self.best_rates.clear()
-        for phase in PHASES:
-            if row.text.startswith(phase):
-                self.phase, self.phase_began_s = phase, row.time_s
+        elif row.phase != "trained already":
+            self.phase, self.phase_began_s = row.phase, row.time_s
 
     def elapsed(self, now: float) -> float:
         """Time of all launches, up to now."""

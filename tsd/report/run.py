@@ -12,8 +12,8 @@ import msgspec
 from tsd.config import Config, load_config
 from tsd.doctor.audit import num_restarts
 from tsd.learn.checkpoint import latest_checkpoint, load_state
-from tsd.observe.metrics import EventRow, MetricsReader, Row
-from tsd.observe.state import ENDED, LAUNCHED, LAUNCHER, RunState
+from tsd.observe.metrics import EventRow, MetricsReader, PhaseRow, ProcessRow, Row
+from tsd.observe.state import ENDED, RunState
 from tsd.report.course import Course, Curves, Speed, courses, curves, speed
 from tsd.run.books import Books, balance
 from tsd.run.rundir import CONFIG_FILE, check_run, is_locked
@@ -73,7 +73,6 @@ def read_run(run_dir: Path, name: str) -> RunReport:
     for row in rows:
         state.absorb(row)
     last, books = state.update, _books(run_dir)
-    launcher = [row.text for row in rows if isinstance(row, EventRow) and row.source == LAUNCHER]
     return RunReport(
         name=name,
         directory=str(run_dir),
@@ -90,9 +89,9 @@ def read_run(run_dir: Path, name: str) -> RunReport:
         speed=speed(rows, state.updates),
         books=books,
         num_lost=books.lost if books else None,
-        num_launches=sum(text.startswith(LAUNCHED) for text in launcher),
+        num_launches=sum(isinstance(row, PhaseRow) and row.phase == "launched" for row in rows),
         num_restarts=num_restarts(rows),
-        num_frozen=sum(" is frozen: " in text for text in launcher),
+        num_frozen=sum(isinstance(row, ProcessRow) and row.what == "frozen" for row in rows),
         num_damaged=reader.num_damaged,
         flagged=flagged(rows),
         curves=curves(state.updates),
@@ -129,17 +128,8 @@ def flagged(rows: Sequence[Row]) -> tuple[str, ...]:
     """Of one kind, which differ in numbers alone, the last one, with a count."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        if isinstance(row, EventRow) and (text := _complaint(row)):
-            found.setdefault(re.sub(r"\d[\d.e+-]*", "#", text), []).append(text)
+        if (isinstance(row, EventRow) and row.is_warning) or (isinstance(row, PhaseRow) and row.phase == "failed"):
+            found.setdefault(re.sub(r"\d[\d.e+-]*", "#", row.text), []).append(row.text)
     return tuple(
         f"{texts[-1]} ({len(texts):,} times; this was the last)" if texts[1:] else texts[0] for texts in found.values()
     )
-
-
-def _complaint(row: EventRow) -> str | None:
-    """What the trainer says of an update's health, or why the launcher gave up; None for other events."""
-    if row.source == LAUNCHER:
-        return row.text if row.text.startswith("failed: ") else None
-    if re.match(r"update \d+: |skipped an update ", row.text):
-        return row.text
-    return None

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from tsd.errors import ProcessError
+from tsd.observe.metrics import ProcessRow
 from tsd.run import guardian
 
 LEFTOVER_GRACE_S = 2.0
@@ -52,7 +53,9 @@ class Children:
     scratch: Path
     """A private directory with a short path, for sockets; it goes when the last process has gone."""
 
-    def __init__(self, grace_s: float, guarded: Sequence[int] = (), report: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, grace_s: float, guarded: Sequence[int] = (), report: Callable[[ProcessRow], None] = print
+    ) -> None:
         """`guarded` are open files, such as a lock, which the guardian holds too until every process is gone."""
         self._grace_s, self._guarded, self._report = grace_s, guarded, report
         self._mark = uuid.uuid4().hex
@@ -106,7 +109,8 @@ class Children:
         late = [child for child in stopping if child.process.returncode is None]
         guardian.send(signal.SIGKILL, [child.pid for child in late])
         for child in late:
-            self._report(f"{child.name} did not end within {self._grace_s:g} s of SIGTERM and was killed")
+            cause = f"{child.name} did not end within {self._grace_s:g} s of SIGTERM and was killed"
+            self._report(ProcessRow(process=child.name, what="late", cause=cause))
         await self._end({child.pid for child in stopping}, LEFTOVER_GRACE_S)
 
     def kill_one(self, child: Child) -> None:

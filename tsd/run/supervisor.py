@@ -31,8 +31,7 @@ from tsd.config.devices import CPU, Placement
 from tsd.errors import ProcessError, TsdError
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
-from tsd.observe.metrics import MetricsWriter, Sink
-from tsd.observe.state import LAUNCHED, LAUNCHER
+from tsd.observe.metrics import MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
 from tsd.run import rundir
 from tsd.run.child import BEATS, FAULT
 from tsd.run.processes import Child, Children
@@ -88,7 +87,7 @@ async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
     """
     board = Board(run.directory, console, run.sinks)
     with MetricsWriter(run.directory) as metrics:
-        children = Children(run.stop_grace_s, [lock], report=lambda text: metrics.event(LAUNCHER, text))
+        children = Children(run.stop_grace_s, [lock], report=metrics.write)
         with _stopped_by_signals(run.directory, children, metrics), _first_error():
             async with asyncio.TaskGroup() as group:
                 drawing = group.create_task(board.follow(), name="board")
@@ -115,21 +114,20 @@ class Phases:
 
     async def run_all(self) -> rundir.Summary:
         placement, directory = self.run.placement, self.run.directory
-        self.event(
-            f"{LAUNCHED}: {len(placement.gen)} generator(s) and {len(placement.train)} trainer(s) in {directory}"
-        )
+        count = f"{len(placement.gen)} generator(s) and {len(placement.train)} trainer(s)"
+        self.phase("launched", f"{count} in {directory}")
         try:
             await self.evaluate("before")
             if rundir.is_trained(directory, self.run.config):
-                self.event("this run's training is complete; only what is missing after it is done")
+                self.phase("trained already", "only what is missing after training is done")
             else:
                 await self.train()
             await self.evaluate("after")
         except TsdError as error:
-            self.event(f"failed: {error}")
+            self.phase("failed", str(error))
             raise
         summary = rundir.summarise(directory)
-        self.event(f"done: {summary}; see {directory / rundir.SUMMARY_FILE}")
+        self.phase("done", f"{summary}; see {directory / rundir.SUMMARY_FILE}")
         return summary
 
     async def evaluate(self, when: Literal["before", "after"]) -> None:
@@ -137,7 +135,7 @@ class Phases:
         directory, device = self.run.directory, self.run.placement.gen[0]
         if (directory / f"{when}.json").exists():
             return
-        self.event(f"evaluation {when}")
+        self.phase("evaluation before" if when == "before" else "evaluation after")
         argv = (*self.run.programs.evaluate, str(directory), "--when", when)
         child = await self.spawn(f"evaluate-{when}", argv, device, self.run.config.engine.num_threads)
         await self.succeed(child)
@@ -147,7 +145,7 @@ class Phases:
         run = self.run
         # What an earlier training led to says nothing about this one.
         (run.directory / "after.json").unlink(missing_ok=True)
-        self.event(f"training, to update {run.config.train.num_updates}")
+        self.phase("training", f"to update {run.config.train.num_updates}")
         with _first_error():
             async with asyncio.TaskGroup() as group:
                 keepers = [
@@ -174,7 +172,8 @@ class Phases:
             if failed.process.returncode == FAULT or not delays:
                 raise ProcessError(f"{failed.failure()}; {self.how_to_continue}")
             delay = delays.pop(0)
-            self.event(f"{failed.failure()}; trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s")
+            then = f"trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s"
+            self.tell(failed.name, "restarted", str(failed.failure()), then)
             await asyncio.sleep(delay)
 
     async def trainers(self) -> Child | None:
@@ -218,13 +217,14 @@ class Phases:
             if not delays:
                 break
             delay = delays.pop(0)
-            self.event(f"{child.failure()}; starting it again in {delay:g} s")
+            self.tell(child.name, "restarted", str(child.failure()), f"starting it again in {delay:g} s")
             await asyncio.sleep(delay)
         self.given_up.add(index)
         times = f"it died {len(self.run.restart_delays_s) + 1} times"
         if len(self.given_up) == count:
             raise ProcessError(f"{child.failure()}; {times}; {self.how_to_continue}")
-        self.event(f"{child.failure()}; {times}, and device {device} is given up: the others go on")
+        then = f"{times}, and device {device} is given up: the others go on"
+        self.tell(child.name, "given up", str(child.failure()), then)
 
     async def wait(self, child: Child) -> int:
         """Waits for a child's end, which may be hours away, or ends it where it is frozen; its exit code."""
@@ -244,7 +244,8 @@ class Phases:
             if (now := _changed_at(path)) != last:
                 last, changed, beaten = now, time.monotonic(), True
                 self.first_beats.setdefault(child.pid, changed)
-        self.event(f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s; killed")
+        cause = f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s"
+        self.tell(child.name, "frozen", cause, "killed")
         self.children.kill_one(child)
 
     def checkpoint(self) -> str | None:
@@ -274,8 +275,11 @@ class Phases:
         if await self.children.wait(child):
             raise ProcessError(f"{child.failure()}; {self.how_to_continue}")
 
-    def event(self, text: str) -> None:
-        self.metrics.event(LAUNCHER, text)
+    def phase(self, phase: Phase, about: str = "") -> None:
+        self.metrics.write(PhaseRow(phase=phase, about=about))
+
+    def tell(self, process: str, what: Literal["restarted", "given up", "frozen"], cause: str, then: str) -> None:
+        self.metrics.write(ProcessRow(process=process, what=what, cause=cause, then=then))
 
     @property
     def how_to_continue(self) -> str:
@@ -298,7 +302,8 @@ def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWrite
         received.append(number)
         if len(received) > 1:
             return children.kill()
-        metrics.event(LAUNCHER, f"stopping, on {number.name}: trainers write a checkpoint; once more to kill them")
+        about = f"on {number.name}; trainers write a checkpoint; once more to kill them"
+        metrics.write(PhaseRow(phase="stopping", about=about))
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

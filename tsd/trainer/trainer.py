@@ -178,7 +178,8 @@ class Trainer:
         path = self.run_dir / f"not-finite-{self.state.update:06d}-{num_skipped}.msgpack"
         path.write_bytes(encode(Learn(self.state.version, self.state.update, tuple(trajectories))))
         self.intake.num_refused["not finite"] += len(trajectories)
-        self.metrics.event("trainer-0", f"skipped an update whose loss is not finite; its batch is in {path}")
+        said = f"skipped an update whose loss is not finite; its batch is in {path}"
+        self.metrics.event("trainer-0", said, is_warning=True)
         if num_skipped + 1 == MAX_SKIPPED:
             raise DivergedError(f"{MAX_SKIPPED} updates in a row were not finite; try a lower train.learning_rate")
         return num_skipped + 1
@@ -201,7 +202,7 @@ class Trainer:
                 ids = [trajectory.id for trajectory in trajectories]
                 file.write(msgspec.json.encode({"update": state.update, "ids": ids}) + b"\n")
         for warning in warnings(stats):
-            self.metrics.event("trainer-0", f"update {state.update}: {warning}")
+            self.metrics.event("trainer-0", f"update {state.update}: {warning}", is_warning=True)
         ages = Counter(state.version - trajectory.version for trajectory in trajectories)
         self.metrics.write(
             UpdateRow(
