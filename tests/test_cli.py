@@ -115,7 +115,7 @@ def evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str)
 def test_eval_measures_a_model_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = evaluated(tmp_path, capsys, "--json")
     result: dict[str, Any] = json.loads(out)
-    assert (result["k"], result["num_problems"], result["temperature"]) == (2, 2, 0.2)
+    assert (result["k"], result["num_problems"], result["temperature"]) == (2, 2, 0.8)
     assert 0 <= result["ci95"][0] <= result["mean_at_k"] <= result["pass_at_k"] <= 1
     assert 0 < result["generated_tokens"] <= 2 * 2 * 200
     assert err.splitlines()[-1].startswith("2/2 problems  mean@2 ")
@@ -208,23 +208,24 @@ def test_solve_prints_the_best_path_and_writes_a_tree_that_can_be_gone_on_with(
 ) -> None:
     tree, problem = tmp_path / "tree.json", "5 13 5 9 = 1000"
     options = ("--engine", "mock", "--tree", str(tree), "--json")
-    assert tsd("solve", problem, "--simulations", "20", *options) == 0
+    assert tsd("solve", problem, "--tokens", "200", *options) == 0
     first = json.loads(capsys.readouterr().out)
-    assert (first["num_simulations"], first["ended_by"], first["grade"]["exact"]) == (20, "simulations", False)
+    assert (first["ended_by"], first["grade"]["exact"]) == ("tokens", False)
+    assert first["generated_tokens"] >= 200
     assert first["steps"][-1].endswith("</answer>")
     saved = json.loads(tree.read_text())
     assert len(saved["nodes"]) == first["num_nodes"]
     assert saved["nodes"][1]["text"].startswith("<step>")
-    assert tsd("solve", problem, "--simulations", "30", "--resume", str(tree), *options) == 0
+    assert tsd("solve", problem, "--tokens", "400", "--resume", str(tree), *options) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["num_simulations"] == 30
+    assert again["generated_tokens"] >= 400
     assert again["num_nodes"] > first["num_nodes"]
     assert tsd("solve", "5 13 5 9 = 7", "--resume", str(tree), *options) == 2
     assert "the saved tree is of another problem or model" in capsys.readouterr().err
 
 
 def test_solve_searches_with_a_real_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tsd("solve", "2 3 4 5 = 14", "--simulations", "200") == 0
+    assert tsd("solve", "2 3 4 5 = 14", "--tokens", "2000") == 0
     text = capsys.readouterr().out
     assert "solved; search ended by: solved" in text
     assert "<answer>" in text

@@ -27,6 +27,7 @@ OURS = (
     ("launch --set loss.kind=dpo", "expected cispo or ppo"),
     ("launch --set method=grpo", "choose by method.kind"),
     ("launch --set method.kind=grpo", "expected index or puct or groups or best-of-n"),
+    ("launch --set engine.kind=null", "there is nothing to learn"),
     ("launch --set model.path=/nowhere", "found no config.json"),
     ("launch --set model.path=EMPTY", "found no config.json"),
     ("launch --set task.name=chess", "task.name"),

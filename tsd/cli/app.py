@@ -130,7 +130,7 @@ def evaluate(
     ],
     k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature, above 0. [default: 0.2; with --search 1]")
+        float | None, typer.Option(help="Sampling temperature, above 0. [default: 0.8; with --search 1]")
     ] = None,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
     style: Annotated[
@@ -165,11 +165,9 @@ def evaluate(
     if search:
         rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
         return print(as_json(rows) if json else solving_table(rows))
-    options = {
-        "engine.kind": engine,
-        "evaluate.k": k,
-        "evaluate.temperature": 0.2 if temperature is None else temperature,
-    }
+    options: dict[str, object] = {"engine.kind": engine, "evaluate.k": k}
+    if temperature is not None:
+        options["evaluate.temperature"] = temperature
     settings = (*(setting(key, value) for key, value in options.items()), *(set_ or ()))
     result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
     print(as_json(result) if json else describe(result))

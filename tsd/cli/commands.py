@@ -86,7 +86,7 @@ class SolvingComparison:
         directory = model_path(self.model)
         options = {
             "engine.kind": self.engine,
-            "engine.temperature": 1.0 if self.temperature is None else self.temperature,
+            **({} if self.temperature is None else {"engine.temperature": self.temperature}),
             "task.style": self.style or _style(directory),
             "method.max_tokens": SOLVING_TOKENS,
             "method.solutions": 1,
