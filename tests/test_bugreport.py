@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import launched
-from tests.test_cli import tsd
-from tests.test_pipeline import MOCK, SHORT, TSD, finish
+from tests.support.command import tsd
+from tests.support.launching import launched
+from tests.support.runs import MOCK, SHORT, TSD, finish
 from tsd.config import load_config, save_config
 from tsd.doctor.bugreport import report
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tsd.cli.app import app, exit_code
+from tests.support.command import tsd
+from tsd.cli.app import app
 from tsd.solve.show import COLUMNS
 
 COMMANDS = (
@@ -16,14 +17,6 @@ COMMANDS = (
 )
 MODEL = "builtin:countdown-tiny"
 LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'
-
-
-def tsd(*arguments: str) -> object:
-    """Runs a command as `tsd` does; its exit code."""
-    try:
-        return exit_code(lambda: app(arguments))
-    except SystemExit as end:
-        return end.code
 
 
 def problems_of(path: Path) -> list[tuple[tuple[int, ...], int]]:

@@ -2,95 +2,41 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tests.rows import update_row
+from tests.support.drawing import (
+    START,
+    absorbed,
+    drawn,
+    make_busy_run,
+    make_evaluation,
+    make_event,
+    make_generator,
+    make_phase,
+)
+from tests.support.rows import update_row
 from tsd.observe.dashboard import Board, board_of, plain_line, render, save_picture, watch
 from tsd.observe.live import draw_glance, read_glance, write_glance
 from tsd.observe.marks import interval_bar, sparkline
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsWriter, Phase, PhaseRow, Row
+from tsd.observe.metrics import MetricsWriter
 from tsd.observe.state import RunState
 from tsd.types import Glance, GlanceStep
-
-START = 1_700_000_000.0
-
-
-def _generator(index: int, time_s: float) -> GeneratorRow:
-    return GeneratorRow(
-        time_s=time_s,
-        generator=index,
-        version=3,
-        num_trees=1_234,
-        num_simulations=99_999,
-        generated_tokens=12_345_678,
-        simulations_per_s=1423.3,
-        tokens_per_s=34_567.8,
-        solved_share=0.34 if index else None,
-        loop_lag_s=0.0123,
-        cache_hit_share=0.87,
-        num_out=31,
-        num_waiting=1 + index,
-    )
-
-
-def _evaluation(when: str, num_done: int, time_s: float) -> EvaluationRow:
-    assert when in ("before", "after")
-    return EvaluationRow(
-        time_s=time_s,
-        when="before" if when == "before" else "after",
-        num_done=num_done,
-        num_problems=400,
-        k=16,
-        mean_at_k=0.159,
-        ci95=(0.148, 0.17),
-    )
-
-
-def _event(text: str, time_s: float, source: str = "launcher") -> EventRow:
-    return EventRow(time_s=time_s, source=source, text=text)
-
-
-def _phase(phase: Phase, time_s: float, about: str = "") -> PhaseRow:
-    return PhaseRow(time_s=time_s, phase=phase, about=about)
-
-
-def _busy_run(num_generators: int, num_updates: int) -> list[Row]:
-    rows: list[Row] = [_phase("launched", START, "a run"), _phase("evaluation before", START)]
-    rows += [_evaluation("before", 400, START + 40), _phase("training", START + 41, "to update 200")]
-    rows += [_generator(index, START + 50) for index in range(num_generators)]
-    rows += [update_row(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
-    rows += [_event("checkpoint of a very long name " * 9, START + 700, "trainer-0") for _ in range(60)]
-    return rows
-
-
-def _absorbed(rows: Sequence[Row]) -> RunState:
-    state = RunState(name="runs/20250131-120000")
-    for row in rows:
-        state.absorb(row)
-    return state
-
-
-def _drawn(state: RunState, now: float, width: int = 80) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(render(state, now, width))
-    return console.export_text().splitlines()
 
 
 @pytest.mark.parametrize("num_generators", [0, 1, 6, 7, 64])
 @pytest.mark.parametrize("num_updates", [0, 1, 200])
 def test_the_picture_fits_80_by_24(num_generators: int, num_updates: int) -> None:
-    lines = _drawn(_absorbed(_busy_run(num_generators, num_updates)), START + 720)
+    lines = drawn(absorbed(make_busy_run(num_generators, num_updates)), START + 720)
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
     assert any("checkpoint" in line for line in lines), "the last events are always to be seen"
 
 
 def test_the_picture_shows_what_matters() -> None:
-    text = "\n".join(_drawn(_absorbed(_busy_run(2, 100)), START + 720))
+    text = "\n".join(drawn(absorbed(make_busy_run(2, 100)), START + 720))
     for part in (
         "runs/20250131-120000",
         "training",
@@ -134,7 +80,7 @@ GLANCE = Glance(
 
 
 def test_where_there_is_room_a_tree_is_shown_and_events_still_are() -> None:
-    state = _absorbed(_busy_run(6, 200))
+    state = absorbed(make_busy_run(6, 200))
     state.glance = GLANCE
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(render(state, START + 720, 200, 49))
@@ -149,7 +95,7 @@ def test_where_there_is_room_a_tree_is_shown_and_events_still_are() -> None:
     ):
         assert part in text
     assert "\x1b" not in text
-    assert len(_drawn(state, START + 720)) < 24, "80 by 24 has no room for it"
+    assert len(drawn(state, START + 720)) < 24, "80 by 24 has no room for it"
 
 
 def test_a_tree_is_drawn_within_its_lines_and_marks_what_solves() -> None:
@@ -170,35 +116,35 @@ def test_a_glance_is_read_back_and_a_damaged_one_passed_over(tmp_path: Path) -> 
 
 
 def test_an_empty_run_is_drawn() -> None:
-    assert "starting" in _drawn(RunState(name="x"), START)[0]
+    assert "starting" in drawn(RunState(name="x"), START)[0]
 
 
 @pytest.mark.parametrize("width", [20, 40, 200])
 def test_any_width_is_drawn(width: int) -> None:
-    assert max(map(len, _drawn(_absorbed(_busy_run(3, 50)), START, width))) <= width
+    assert max(map(len, drawn(absorbed(make_busy_run(3, 50)), START, width))) <= width
 
 
 def test_remaining_time_follows_recent_updates() -> None:
-    state = _absorbed(_busy_run(1, 100)[:-60])
+    state = absorbed(make_busy_run(1, 100)[:-60])
     assert state.remaining(now=START + 60 + 500) == pytest.approx(500)
     assert state.remaining(now=START + 60 + 510) == pytest.approx(490)
 
 
 def test_remaining_time_follows_the_evaluation() -> None:
-    state = _absorbed([_phase("evaluation after", START), _evaluation("after", 100, START + 10)])
+    state = absorbed([make_phase("evaluation after", START), make_evaluation("after", 100, START + 10)])
     assert state.remaining(now=START + 10) == pytest.approx(30)
 
 
 def test_pauses_between_launches_are_not_run_time() -> None:
-    state = _absorbed([_phase("launched", 0), _phase("training", 10), _phase("launched", 5000)])
-    state.absorb(_phase("training", 5007))
+    state = absorbed([make_phase("launched", 0), make_phase("training", 10), make_phase("launched", 5000)])
+    state.absorb(make_phase("training", 5007))
     assert state.elapsed(now=5009) == 10 + 7 + 2
-    state.absorb(_phase("done", 5010, "see summary.json"))
+    state.absorb(make_phase("done", 5010, "see summary.json"))
     assert state.elapsed(now=9000) == 20
 
 
 def test_updates_made_again_after_a_resume_replace_the_lost_ones() -> None:
-    state = _absorbed([update_row(number, number) for number in (1, 2, 3, 4)])
+    state = absorbed([update_row(number, number) for number in (1, 2, 3, 4)])
     state.absorb(update_row(3, 10, exact_share=0.9))
     assert [(row.update, row.exact_share) for row in state.updates] == [(1, 0.005), (2, 0.01), (3, 0.9)]
 
@@ -207,9 +153,11 @@ def test_rows_become_plain_lines() -> None:
     line = plain_line(update_row(12, START))
     assert line is not None
     assert "update 12/200: solved 6.0%, reward -0.140, loss 0.1234" in line
-    assert "evaluation before: 20/400 problems, mean@16 15.9%" in (plain_line(_evaluation("before", 20, START)) or "")
-    assert (plain_line(_event("hello", START)) or "").endswith("launcher: hello")
-    assert plain_line(_generator(0, START)) is None
+    assert "evaluation before: 20/400 problems, mean@16 15.9%" in (
+        plain_line(make_evaluation("before", 20, START)) or ""
+    )
+    assert (plain_line(make_event("hello", START)) or "").endswith("launcher: hello")
+    assert plain_line(make_generator(0, START)) is None
 
 
 def test_sparklines_cover_the_range_and_no_more_than_their_width() -> None:
@@ -247,7 +195,7 @@ async def test_a_board_shows_what_is_written_until_its_end(tmp_path: Path, termi
 
 def test_a_run_is_exported_as_svg(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path) as metrics:
-        for row in _busy_run(2, 30):
+        for row in make_busy_run(2, 30):
             metrics.write(row)
     save_picture(tmp_path, tmp_path / "board.svg")
     assert "<svg" in (tmp_path / "board.svg").read_text(encoding="utf-8")
@@ -257,13 +205,13 @@ def test_a_run_is_exported_as_svg(tmp_path: Path) -> None:
 async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: bool) -> None:
     out = io.StringIO()
     with MetricsWriter(tmp_path) as metrics:
-        for row in _busy_run(2, 30):
+        for row in make_busy_run(2, 30):
             metrics.write(row)
         async with asyncio.TaskGroup() as group:
             console = Console(file=out, force_terminal=terminal, width=80, height=24)
             group.create_task(watch(board_of(tmp_path, console), console))
             await asyncio.sleep(0)  # it has drawn once
-            metrics.write(_phase("done", START + 900, "solved more"))
+            metrics.write(make_phase("done", START + 900, "solved more"))
     assert "update 30/200" in out.getvalue()
     assert "done: solved more" in out.getvalue()
 
@@ -271,7 +219,7 @@ async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: b
 async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None:
     out = io.StringIO()
     with MetricsWriter(tmp_path) as metrics:
-        for row in [*_busy_run(2, 30), _phase("done", START + 800, "solved more")]:
+        for row in [*make_busy_run(2, 30), make_phase("done", START + 800, "solved more")]:
             metrics.write(row)
     console = Console(file=out, width=80)
     await watch(board_of(tmp_path, console), console)

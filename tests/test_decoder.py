@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.engine_support import CASES, Served, make_engine, make_model
+from tests.support.engines import CASES, Served, make_engine, make_model
 from tsd.engine.decoder import Decoder
 from tsd.engine.prefix_cache import Prefix, PrefixCache
 from tsd.engine.rows import Request

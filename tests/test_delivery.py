@@ -14,8 +14,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from tests.launched import until
-from tests.wire import PATIENCE_S, SOON_S, assert_same, trajectory
+from tests.support.launching import until
+from tests.support.wire import PATIENCE_S, SOON_S, assert_same, trajectory
 from tsd.errors import TransportError
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import decode

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import launched
-from tests.test_cli import tsd
-from tests.test_pipeline import TSD, finish
+from tests.support.command import tsd
+from tests.support.launching import launched
+from tests.support.runs import TSD, finish
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "tsd" / "README.md")

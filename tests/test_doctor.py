@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.test_cli import tsd
+from tests.support.command import tsd
 from tsd.config import Config, EngineConfig, load_config
 from tsd.config.devices import Placement
 from tsd.doctor.machine import Finding, Machine, examine, look

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.test_tensorboard import EVALUATION, ROW
+from tests.support.rows import EVALUATION, ROW
 from tsd.config import Config, ObserveConfig
 from tsd.observe.metrics import EventRow, GeneratorRow
 from tsd.observe.prometheus import Gauges, check_prometheus, serve_prometheus

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from tests.engine_support import CASES, Served, make_engine, make_model
+from tests.support.engines import CASES, Served, make_engine, make_model
 from tsd.engine.stops import Stops
 from tsd.errors import EngineError, WeightsError
 from tsd.model.text import HfCodec

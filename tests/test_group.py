@@ -22,7 +22,7 @@ from tsd.config import load_config
 from tsd.learn.group import join_group
 from tsd.learn.learner import PolicyLearner
 from tsd.model.files import model_path
-from tests.trajectories import make_trajectory
+from tests.support.trajectories import make_trajectory
 from tsd.types import Grade
 
 rank, world, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

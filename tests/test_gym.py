@@ -10,9 +10,9 @@ from typing import get_args
 import psutil
 import pytest
 
-from tests.launched import launched, until
-from tests.test_cli import tsd
-from tests.test_pipeline import SHORT, TSD, finish, summary
+from tests.support.command import tsd
+from tests.support.launching import launched, until
+from tests.support.runs import SHORT, TSD, finish, summary
 from tsd.config import TaskConfig
 from tsd.tasks import make_task
 from tsd.tasks.gym import GRADE_S, ILLEGAL, Gym

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.oracle import IndexOracle, oracle_index
+from tests.support.oracle import IndexOracle, oracle_index
 from tsd.config import IndexConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.search import Budget, Calibration, Status, Tree, expected, plant, record, resume, search_by_index
@@ -19,7 +19,7 @@ from tsd.search.calibration import Counts
 from tsd.search.grow import grow
 from tsd.search.index import Index
 from tsd.tasks.countdown import Countdown
-from tsd.types import FIRST, Expansion, Grade, Step
+from tsd.types import NO_PARENT, Expansion, Grade, Step
 
 LIMITS = SearchConfig(max_depth=4, max_step_tokens=3)
 WAY = IndexConfig(agents=1, max_tokens=400, solutions=0)
@@ -215,7 +215,7 @@ async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below(
     trie = expected(tree)
     reach = [1.0] * len(trie.steps)
     for i, (one, parent) in enumerate(zip(trie.steps, trie.parents, strict=True)):
-        reach[i] = (1.0 if parent == FIRST else reach[parent]) * math.exp(sum(one.logprobs))
+        reach[i] = (1.0 if parent == NO_PARENT else reach[parent]) * math.exp(sum(one.logprobs))
         assert trie.visits[i] == max(1, round(100 * reach[i]))
     for i, one in enumerate(trie.steps):
         below = [j for j, parent in enumerate(trie.parents) if parent == i]

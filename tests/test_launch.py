@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.launched import FAKE, PATIENCE_S, until
+from tests.support.launching import FAKE, PATIENCE_S, until
 from tsd.cli.app import exit_code
 from tsd.config import load_config
 from tsd.config.devices import parse_gpus
@@ -24,31 +24,22 @@ from tsd.run.launch import Request, dry_run, start
 from tsd.run.supervisor import Programs, Run, supervise
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> Path:
-    path = tmp_path / "fake.py"
-    path.write_text(FAKE)
-    return path
-
-
-def _programs(fake: Path) -> Programs:
+def _programs() -> Programs:
     evaluate, trainer, generator = (
-        (sys.executable, "-S", str(fake), role) for role in ("evaluate", "trainer", "generator")
+        (sys.executable, "-S", str(FAKE), role) for role in ("evaluate", "trainer", "generator")
     )
     return Programs(evaluate, trainer, generator)
 
 
 @pytest.fixture
-def run(tmp_path: Path, fake: Path) -> Run:
+def run(tmp_path: Path) -> Run:
     """A prepared run whose first searching generator lets the trainers finish."""
     directory = tmp_path / "run"
     rundir.create(directory)
     (directory / "crashes").write_text("0")
     (directory / "generators-release").touch()
     config = load_config(None, ["engine.kind=mock", "train.num_updates=5", "engine.num_threads=3"])
-    return Run(
-        config, parse_gpus("cpu:gen,cpu:train"), directory, dict(os.environ), _programs(fake), (0.01, 0.01, 0.01), 2
-    )
+    return Run(config, parse_gpus("cpu:gen,cpu:train"), directory, dict(os.environ), _programs(), (0.01, 0.01, 0.01), 2)
 
 
 async def _supervise(run: Run) -> rundir.Summary:

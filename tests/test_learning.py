@@ -1,7 +1,6 @@
 """Losses against hand-computed figures, batches against their trajectories, updates against the mathematics."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trajectories import make_trajectory
-from tsd.config import BestOfConfig, CispoConfig, LossConfig, PpoConfig
-from tsd.learn.batch import MicroBatch
-from tsd.learn.batch import collate as collate_rows
+from tests.support.learning import AGAINST_VALUE, collate, policy, take_step, trajectory
+from tsd.config import CispoConfig, PpoConfig
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, save_checkpoint
-from tsd.learn.group import Group
-from tsd.learn.health import Stats, warnings
+from tsd.learn.health import warnings
 from tsd.learn.loss import kl_loss, policy_loss, value_loss
 from tsd.learn.rows import lay_out
-from tsd.learn.update import reference_logprobs, score, update
-from tsd.methods import Targets, make_method
-from tsd.model.policy import CHUNK_TOKENS, Policy
+from tsd.learn.update import score
+from tsd.model.policy import CHUNK_TOKENS
 from tsd.model.sampling import log_policy
-from tsd.model.tiny import tiny_model
 from tsd.types import Grade, Trajectory
 
-DEFAULT = CispoConfig()
-AGAINST_VALUE = make_method(BestOfConfig()).targets
-WantTargets = Callable[[Sequence[Trajectory]], list[Targets]]
-CPU = torch.device("cpu")
 HALF, DOUBLE = math.log(0.5), math.log(2.0)
-
-
-def trajectory(
-    num_prompt: int, num_tokens: int, seed: int = 0, reward: float = 1.0, logprob: float = -1.0
-) -> Trajectory:
-    grade, rewards = Grade(reward, reward == 1.0, True), np.array([reward], np.float32)
-    logprobs = np.full(num_tokens, logprob, np.float32)
-    return make_trajectory(seed, [num_tokens], num_prompt=num_prompt, logprobs=logprobs, q=rewards, grade=grade)
-
-
-def collate(trajectories: list[Trajectory], max_tokens: int, targets: WantTargets = AGAINST_VALUE) -> list[MicroBatch]:
-    return collate_rows(lay_out(trajectories, targets, 10_000), max_tokens)
-
-
-def policy(seed: int = 0) -> Policy:
-    torch.manual_seed(seed)
-    return Policy(tiny_model(num_layers=2, hidden_size=32)).eval()
 
 
 def row(*values: float) -> Tensor:
@@ -201,28 +174,6 @@ def test_scores_in_chunks_are_those_of_all_logits_at_once_and_so_are_gradients()
         assert a.grad is not None, name
         assert b.grad is not None, name
         assert torch.allclose(a.grad, b.grad, atol=1e-5), name
-
-
-def take_step(
-    model: Policy,
-    trajectories: list[Trajectory],
-    max_tokens: int,
-    lr: float = 1e-2,
-    config: LossConfig = DEFAULT,
-    max_grad_norm: float = 1e9,
-    targets: WantTargets = AGAINST_VALUE,
-) -> Stats | None:
-    batches = collate(trajectories, max_tokens, targets)
-    return update(
-        model,
-        reference_logprobs(policy(), batches, 1.0, CPU),
-        torch.optim.SGD(model.parameters(), lr=lr),
-        batches,
-        config=config,
-        temperature=1.0,
-        max_grad_norm=max_grad_norm,
-        group=Group(),
-    )
 
 
 def test_an_update_is_the_same_however_the_batch_is_cut() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_tree_learning import random_tree
+from tests.support.tries import random_tree
 from tsd.config import Config, load_config
 from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.fakes import ScriptedEngine, step
+from tests.support.fakes import ScriptedEngine, step
 from tests.support.searching import LIMITS
-from tests.trajectories import make_trajectory
+from tests.support.trajectories import make_trajectory
 from tsd.config import BestOfConfig, GroupsConfig, MethodConfig, PuctConfig, load_config
 from tsd.methods import make_method
 from tsd.search import Tree

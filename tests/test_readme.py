@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import launched
-from tests.test_pipeline import SHORT, finish, summary
+from tests.support.launching import launched
+from tests.support.runs import SHORT, finish, summary
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LIBRARY, TASK = "Search as a library", "A task of your own"

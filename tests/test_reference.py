@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import tsd.config
-from tests.test_cli import tsd as run
+from tests.support.command import tsd as run
 from tsd.config import LossConfig, MethodConfig, kind, load_config
 from tsd.config.reference import markdown, plain, reference
 from tsd.config.sections import Config

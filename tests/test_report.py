@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.launched import launched
-from tests.rows import update_row
-from tests.test_pipeline import MOCK, TSD, finish
-from tests.test_view import HOSTILE, a_tree, end, step
+from tests.support.launching import launched
+from tests.support.rows import update_row
+from tests.support.runs import MOCK, TSD, finish
+from tests.support.trees import HOSTILE, a_tree, end, step
 from tsd.cli.app import app, exit_code
 from tsd.config import Config, load_config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint

@@ -15,14 +15,14 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from tests.launched import until
-from tests.trajectories import make_trajectory
+from tests.support.launching import until
+from tests.support.trajectories import make_trajectory
 from tsd.config import load_config, save_config
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import MetricsReader, UpdateRow
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
-from tsd.types import FIRST, Grade, Trajectory
+from tsd.types import NO_PARENT, Grade, Trajectory
 
 NUM_UPDATES, BATCH = 9, 4
 SETTINGS = [
@@ -46,7 +46,7 @@ def trajectory(serial: int) -> Trajectory:
     return make_trajectory(
         serial,
         lengths,
-        [FIRST, FIRST, 0, 0, 2],
+        [NO_PARENT, NO_PARENT, 0, 0, 2],
         versions=np.full(sum(lengths), version, np.int32),
         grade=Grade(float(rng.uniform(-1, 1)), False, True),
     )

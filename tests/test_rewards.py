@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.fakes import ScriptedEngine, VirtualClockLoop, step
-from tests.launched import launched
-from tests.test_evaluate import ANSWERS, PROBLEMS, AnsweringEngine, configured, measure
-from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
+from tests.support.answering import ANSWERS, PROBLEMS, AnsweringEngine, configured, measure
+from tests.support.fakes import ScriptedEngine, VirtualClockLoop, step
+from tests.support.launching import launched
+from tests.support.runs import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import Config, PuctConfig, RewardConfig, SearchConfig, load_config, save_config
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.search import Tree, plant, record, resume, search_by_puct, tree_hash

@@ -10,7 +10,7 @@ from weakref import ref
 import pytest
 from msgspec.structs import replace
 
-from tests.fakes import ScriptedEngine, VirtualClockLoop, step
+from tests.support.fakes import ScriptedEngine, VirtualClockLoop, step
 from tests.support.searching import ALONE, LIMITS, check_counts, make_grade, make_tree, run_search
 from tsd.config import PuctConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine

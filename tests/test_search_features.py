@@ -7,7 +7,7 @@ from weakref import ref
 import pytest
 from msgspec.structs import replace
 
-from tests.fakes import step
+from tests.support.fakes import step
 from tests.support.searching import ALONE, make_tree, run_script
 from tsd.search import record, resume
 from tsd.types import Expansion

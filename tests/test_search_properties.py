@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.fakes import ScriptedEngine, VirtualClockLoop, step
-from tests.oracle import oracle
+from tests.support.fakes import ScriptedEngine, VirtualClockLoop, step
+from tests.support.oracle import PuctOracle, oracle
 from tests.support.searching import check_counts, run_search
 from tsd.config import PuctConfig, SearchConfig
 from tsd.search import Budget, Status, Tree, record, resume, tree_hash
@@ -64,14 +64,10 @@ def test_one_agent_equals_a_search_written_separately(seed: int, simulations: in
     way = replace(BASE, agents=1, simulations=simulations, c_puct=c)
     tree = make_tree(seed)
     grown(tree, way, seed, end_share)
-    expected = oracle(
-        (7,),
-        game(seed, end_share=end_share),
-        lambda tokens: grade_of(seed)(tokens).reward,
-        simulations=simulations,
-        c_puct=c,
-        max_depth=LIMITS.max_depth,
+    plain = PuctOracle(
+        (7,), game(seed, end_share=end_share), lambda tokens: grade_of(seed)(tokens).reward, c, LIMITS.max_depth
     )
+    expected = oracle(plain, simulations)
     found = {tree.response(node): (node.visits, node.q) for node in tree.root.walk() if node.visits}
     assert found.keys() == expected.keys()
     for state, (visits, q) in expected.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.rows import update_row
-from tests.trajectories import make_trajectory
+from tests.support.rows import update_row
+from tests.support.trajectories import make_trajectory
 from tsd.doctor.audit import audit, num_restarts
 from tsd.learn.checkpoint import TrainState, save_checkpoint
 from tsd.observe.metrics import EventRow, MetricsWriter, ProcessRow, Row, WeightsRow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import FAKE, GONE_AFTER_S, PATIENCE_S, Launched, launched, until
+from tests.support.launching import FAKE, GONE_AFTER_S, PATIENCE_S, Launched, launched, until
 
 DRIVER = """
 import sys
@@ -20,23 +20,18 @@ from tsd.cli.app import exit_code
 from tsd.run.launch import Request, start
 from tsd.run.supervisor import Programs
 
-fake, run_dir, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
-programs = Programs(*((sys.executable, fake, role) for role in ("evaluate", "trainer", "generator")))
-settings = {"resume": run_dir} if resume else {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
+fake, run_dir, how = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+roles = ("hang" if how == "hang" else "evaluate", "trainer", "generator")
+programs = Programs(*((sys.executable, fake, role) for role in roles))
+new = {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
+settings = {"resume": run_dir} if how == "resume" else new
 request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
 sys.exit(exit_code(lambda: start(request, Console(), programs=programs)))
 """
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> Path:
-    path = tmp_path / "fake.py"
-    path.write_text(FAKE)
-    return path
-
-
-def _launched(fake: Path, run_dir: Path, how: str = "new") -> AbstractContextManager[Launched]:
-    return launched([sys.executable, "-c", DRIVER, str(fake), str(run_dir), how])
+def _launched(run_dir: Path, how: str = "new") -> AbstractContextManager[Launched]:
+    return launched([sys.executable, "-c", DRIVER, str(FAKE), str(run_dir), how])
 
 
 def _searching(run_dir: Path) -> bool:
@@ -44,8 +39,8 @@ def _searching(run_dir: Path) -> bool:
 
 
 @contextmanager
-def _in_training(fake: Path, run_dir: Path) -> Iterator[Launched]:
-    with _launched(fake, run_dir) as launched:
+def _in_training(run_dir: Path) -> Iterator[Launched]:
+    with _launched(run_dir) as launched:
         # The launcher makes the directory; the fakes wait in it for nothing but `crashes`, which must be there first.
         until((run_dir / "config.toml").exists, "the run directory")
         (run_dir / "crashes").write_text("0")
@@ -56,11 +51,9 @@ def _in_training(fake: Path, run_dir: Path) -> Iterator[Launched]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_a_run_in_order_and_resume_continues(
-    tmp_path: Path, fake: Path, number: signal.Signals, code: int
-) -> None:
+def test_a_signal_stops_a_run_in_order_and_resume_continues(tmp_path: Path, number: signal.Signals, code: int) -> None:
     run_dir = tmp_path / "run"
-    with _in_training(fake, run_dir) as launched:
+    with _in_training(run_dir) as launched:
         launched.process.send_signal(number)
         output, _ = launched.process.communicate(timeout=GONE_AFTER_S)
         assert launched.process.returncode == code
@@ -68,29 +61,29 @@ def test_a_signal_stops_a_run_in_order_and_resume_continues(
         assert launched.alive() == []
     assert (run_dir / "checkpoints" / "update-000003" / "state.json").exists()
     (run_dir / "release").touch()
-    with _launched(fake, run_dir, "resume") as launched:
+    with _launched(run_dir, "resume") as launched:
         assert launched.process.wait(GONE_AFTER_S) == 0
         assert launched.alive() == []
     assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
 
 
-def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path, fake: Path) -> None:
+def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with _in_training(fake, run_dir) as launched:
+    with _in_training(run_dir) as launched:
         launched.process.kill()
         (run_dir / "release").touch()
         killed_at = time.monotonic()
         # At once: it waits for the processes of the killed one, which include two that ignore SIGTERM.
-        with _launched(fake, run_dir, "resume") as resumed:
+        with _launched(run_dir, "resume") as resumed:
             until(lambda: launched.alive() == [], "every process to end", GONE_AFTER_S)
             assert time.monotonic() - killed_at < GONE_AFTER_S
             assert resumed.process.wait(PATIENCE_S) == 0
     assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
 
 
-def test_a_second_signal_kills_at_once(tmp_path: Path, fake: Path) -> None:
+def test_a_second_signal_kills_at_once(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with _launched(fake, run_dir) as launched:
+    with _launched(run_dir) as launched:
         until((run_dir / "config.toml").exists, "the run directory")
         (run_dir / "crashes").write_text("0")
         until(lambda: _searching(run_dir), "generators to search")
@@ -100,10 +93,9 @@ def test_a_second_signal_kills_at_once(tmp_path: Path, fake: Path) -> None:
         assert launched.alive() == []
 
 
-def test_a_signal_ends_an_evaluation(tmp_path: Path, fake: Path) -> None:
+def test_a_signal_ends_an_evaluation(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    fake.write_text(FAKE.replace('(run_dir / "evaluation-hangs").exists()', "True"))
-    with _launched(fake, run_dir) as launched:
+    with _launched(run_dir, "hang") as launched:
         until((run_dir / "started-evaluate-0").exists, "the evaluation to start")
         launched.process.send_signal(signal.SIGTERM)
         assert launched.process.wait(GONE_AFTER_S) == 143

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.launched import launched
-from tests.test_cli import tsd
-from tests.test_pipeline import MOCK, TSD
+from tests.support.command import tsd
+from tests.support.launching import launched
+from tests.support.runs import MOCK, TSD
 from tsd.config import TaskConfig, load_config
 from tsd.model.files import model_path
 from tsd.model.text import HfCodec

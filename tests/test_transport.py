@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.wire import assert_same, trajectory
+from tests.support.wire import assert_same, of_protocol, trajectory
 from tsd.errors import FrameError, ProtocolError
 from tsd.transport.codec import HEAD_BYTES, PROTOCOL, decode, encode, seal
 from tsd.types import Trajectory
@@ -59,12 +59,6 @@ def test_a_frame_past_the_limit_is_refused_unread() -> None:
     assert decode(frame, Trajectory, max_bytes=len(frame)).id == "t-0"
     with pytest.raises(FrameError, match=rf"at most {len(frame) - 1} bytes, found {len(frame)}"):
         decode(frame, Trajectory, max_bytes=len(frame) - 1)
-
-
-def of_protocol(number: int, frame: bytes) -> bytes:
-    """The same, as another version of tsd would send it."""
-    numbered = bytes([number]) + frame[HEAD_BYTES:]
-    return zlib.crc32(numbered).to_bytes(4, "little") + numbered
 
 
 def test_a_whole_frame_of_another_protocol_is_refused_with_both_numbers() -> None:

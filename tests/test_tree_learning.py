@@ -1,15 +1,12 @@
 """Learning from whole trees: what each token is to learn, and one pass over a trie against its branches one by one."""
 
-import random
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
 
-from tests.test_learning import CPU, policy, take_step
-from tests.trajectories import make_trajectory
+from tests.support.learning import CPU, policy, take_step
+from tests.support.tries import random_tree, trajectory
 from tsd.config import CispoConfig, IndexConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import Group
@@ -20,23 +17,9 @@ from tsd.methods import make_method
 from tsd.methods.index import tree_advantages, tree_targets, with_prompt
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
-from tsd.types import FIRST, Trajectory
+from tsd.types import NO_PARENT, Trajectory
 
 TREE = make_method(IndexConfig()).targets
-
-
-def trajectory(
-    parents: list[int], lengths: list[int] | None = None, seed: int = 0, q: list[float] | None = None
-) -> Trajectory:
-    """A trie of random tokens."""
-    changes: dict[str, Any] = {} if q is None else {"q": np.array(q, np.float32)}
-    rng = random.Random(seed)
-    return make_trajectory(seed, lengths or [rng.randrange(1, 6) for _ in parents], parents, **changes)
-
-
-def random_tree(seed: int, num_steps: int = 25) -> Trajectory:
-    rng = random.Random(seed)
-    return trajectory([FIRST] + [rng.randrange(FIRST, i) for i in range(1, num_steps)], seed=seed)
 
 
 def branches(tree: Trajectory) -> list[tuple[list[int], Trajectory]]:
@@ -46,7 +29,7 @@ def branches(tree: Trajectory) -> list[tuple[list[int], Trajectory]]:
     for end in sorted(set(range(len(tree.parents))) - set(tree.parents.tolist())):
         steps: list[int] = []
         one = int(end)
-        while one != FIRST:
+        while one != NO_PARENT:
             steps.insert(0, one)
             one = int(tree.parents[one])
         places = [int(starts[s]) + i for s in steps for i in range(int(tree.lengths[s]))]
@@ -92,7 +75,7 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_a_batch_of_trees_and_paths_gives_each_what_it_gets_alone() -> None:
-    model, mixed = policy(), [random_tree(1), trajectory([FIRST, 0, 1], seed=2), random_tree(3, num_steps=9)]
+    model, mixed = policy(), [random_tree(1), trajectory([NO_PARENT, 0, 1], seed=2), random_tree(3, num_steps=9)]
     together = collate(lay_out(mixed, TREE, 10_000), 10_000)
     assert len(together) == 1
     rows = {tuple(row[row > 0].tolist()): i for i, row in enumerate(together[0].tokens)}
@@ -105,7 +88,7 @@ def test_a_batch_of_trees_and_paths_gives_each_what_it_gets_alone() -> None:
 
 
 def test_a_path_of_several_steps_needs_no_attention_mask_and_a_tree_does() -> None:
-    path, tree = trajectory([FIRST, 0, 1]), random_tree(0)
+    path, tree = trajectory([NO_PARENT, 0, 1]), random_tree(0)
     (of_path,), (of_tree,) = (collate(lay_out([one], TREE, 10_000), 10_000) for one in (path, tree))
     assert of_path.attention is None
     assert of_tree.attention is not None
@@ -113,7 +96,7 @@ def test_a_path_of_several_steps_needs_no_attention_mask_and_a_tree_does() -> No
 
 
 def test_siblings_share_the_tokens_they_begin_with() -> None:
-    tree = trajectory([FIRST, FIRST], lengths=[4, 4])
+    tree = trajectory([NO_PARENT, NO_PARENT], lengths=[4, 4])
     tree.tokens[4:7] = tree.tokens[0:3]
     (row,) = lay_out([tree], TREE, 100)
     assert len(row) == 5 + 3
@@ -123,7 +106,7 @@ def test_siblings_share_the_tokens_they_begin_with() -> None:
 
 
 # Steps 0 and 1 follow the prompt; 2 and 3 follow 0, 4 follows 2.
-PARENTS, VISITS = [FIRST, FIRST, 0, 0, 2], [6, 2, 3, 1, 2]
+PARENTS, VISITS = [NO_PARENT, NO_PARENT, 0, 0, 2], [6, 2, 3, 1, 2]
 Q = [0.3, -1.0, 0.5, 0.0, 1.0]
 PROMPT_Q = (6 * 0.3 + 2 * -1.0) / 8
 
@@ -158,11 +141,11 @@ def test_a_step_is_compared_with_where_it_starts_and_with_the_prompt_as_often_as
 
 
 def test_a_tree_whose_steps_are_all_alike_teaches_nothing() -> None:
-    assert not tree_targets(trajectory([FIRST, FIRST, 0], q=[0.5, 0.5, 0.5])).advantages.any()
+    assert not tree_targets(trajectory([NO_PARENT, NO_PARENT, 0], q=[0.5, 0.5, 0.5])).advantages.any()
 
 
 def test_an_update_makes_the_better_sibling_likelier() -> None:
-    one = replace(trajectory([FIRST, FIRST], lengths=[3, 3], q=[1.0, -1.0]), visits=np.array([9, 1], np.int32))
+    one = replace(trajectory([NO_PARENT, NO_PARENT], lengths=[3, 3], q=[1.0, -1.0]), visits=np.array([9, 1], np.int32))
     model, (batch,) = policy(), collate(lay_out([one], TREE, 10_000), 1000)
     before = tokens_scored(model, batch)[0]
     config = CispoConfig(c_kl=0.0, c_value=0.0)
@@ -222,5 +205,5 @@ def test_a_tree_in_pieces_teaches_each_step_once_and_what_it_teaches_in_one(seed
 
 
 def test_a_path_is_never_cut_however_long() -> None:
-    (row,) = lay_out([trajectory([FIRST, 0, 1], lengths=[90, 90, 90])], TREE, 50)
+    (row,) = lay_out([trajectory([NO_PARENT, 0, 1], lengths=[90, 90, 90])], TREE, 50)
     assert len(row) == 5 + 269

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tests.engine_support import randomise
+from tests.support.engines import randomise
 from tsd.config import CispoConfig, LossConfig, PpoConfig
 from tsd.learn.loss import kl_loss, log_ratios, policy_loss
 from tsd.methods.groups import group_advantages

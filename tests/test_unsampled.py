@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.fakes import step
+from tests.support.fakes import step
 from tsd.search.unsampled import NOTHING, Unsampled
 from tsd.types import Step
 

@@ -11,34 +11,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from tests.support.trees import HOSTILE, a_tree, end, step
 from tsd.cli.app import app, exit_code
 from tsd.report.tree import Page, chosen_path, draw, page
-from tsd.search import NodeRecord, TreeRecord
-from tsd.search.node import Status
-from tsd.types import Grade
-
-HOSTILE = '</script><script>document.title="run"</script><!--\x1b[2J[bold]'
-
-
-def end(parent: int, reward: float, logprob: float, text: str = "<answer>1</answer>") -> NodeRecord:
-    grade = Grade(reward, exact=reward == 1, well_formed=True)
-    return NodeRecord(parent=parent, text=text, logprobs=(logprob,), status=Status.TERMINAL, grade=grade, born=1)
-
-
-def step(parent: int, visits: int, text: str = "<step>") -> NodeRecord:
-    return NodeRecord(parent=parent, text=text, logprobs=(-0.5,), visits=visits, q=0.25, prior=0.5)
-
-
-def a_tree(*nodes: NodeRecord) -> TreeRecord:
-    return TreeRecord(
-        prompt=(1,),
-        prompt_text="5 9 = 14",
-        nodes=(NodeRecord(parent=-1, visits=9, value=0.5), *nodes),
-        num_simulations=9,
-        num_expansions=2,
-        num_generated=30,
-        solved=True,
-    )
+from tsd.search import TreeRecord
 
 
 def text_of(tree: TreeRecord, max_nodes: int = 40) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.engine_support import CASES, make_engine, make_model
+from tests.support.engines import CASES, make_engine, make_model
 from tsd.errors import EngineError
 
 pytestmark = pytest.mark.filterwarnings(

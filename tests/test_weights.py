@@ -10,9 +10,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from tests.test_deltas import changed, large
-from tests.test_transport import of_protocol
-from tests.wire import HELLO, PATIENCE_S, SOON_S, assert_same, weights
+from tests.support.tensors import changed, large
+from tests.support.wire import HELLO, PATIENCE_S, SOON_S, assert_same, of_protocol, weights
 from tsd.errors import ProtocolError, TransportError, WeightsError
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import PROTOCOL, decode, encode

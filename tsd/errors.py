@@ -1,6 +1,16 @@
 """Every runtime fault tsd reports. Bad user input is a `ValueError`; our own bugs are `assert`s."""
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """What a group of errors holds, however deep, in order; of any other error itself.
+
+    The first is what went wrong: the others are tasks that were cancelled for it, or failed with it.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaves(one)]
+
+
 class TsdError(Exception):
     """Base of tsd's runtime faults; the command line prints its message as one line."""
 

@@ -11,8 +11,8 @@ from typing import Literal, Protocol, Self, runtime_checkable
 import msgspec
 import numpy as np
 
-FIRST = -1
-"""In place of a step's parent: it follows the prompt."""
+NO_PARENT = -1
+"""In place of a parent's index: of a step that follows the prompt, a tree's root, or a row's first token."""
 
 Finish = Literal["step", "end", "length"]
 """Why a sampled step stopped: at `</step>`, at the end of the answer (or EOS), or at its token limit."""
@@ -121,7 +121,7 @@ class Trajectory(msgspec.Struct, frozen=True):
     lengths: np.ndarray
     """int32 [num_steps], tokens of each step"""
     parents: np.ndarray
-    """int32 [num_steps], the step each one follows, FIRST where that is the prompt"""
+    """int32 [num_steps], the step each one follows, NO_PARENT where that is the prompt"""
     visits: np.ndarray
     """int32 [num_steps], simulations that passed"""
     q: np.ndarray

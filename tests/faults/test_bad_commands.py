@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import tsd
+from tests.support.command import tsd
 
 RUN, NOWHERE = "a run directory", "/nowhere"
 TINY = "builtin:countdown-tiny"

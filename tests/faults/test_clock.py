@@ -10,9 +10,9 @@ from typing import cast
 
 import pytest
 
-from tests.launched import launched
-from tests.test_dashboard import _absorbed, _event, _phase
-from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
+from tests.support.drawing import absorbed, make_event, make_phase
+from tests.support.launching import launched
+from tests.support.runs import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import load_config
 from tsd.config.devices import parse_gpus
 from tsd.observe.metrics import MetricsReader, MetricsWriter, Told
@@ -83,7 +83,7 @@ class StoppedClock:
 
 
 def test_the_time_of_a_run_does_not_run_backwards() -> None:
-    state = _absorbed([_phase("launched", 1000.0), _phase("training", 1060.0), _event("a row", 400.0)])
+    state = absorbed([make_phase("launched", 1000.0), make_phase("training", 1060.0), make_event("a row", 400.0)])
     assert state.elapsed(now=100.0) == 60.0
     assert state.elapsed(now=405.0) == 65.0
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.launched import launched
-from tests.test_pipeline import MOCK, TSD, state, updates
-from tests.wire import trajectory
+from tests.support.launching import launched
+from tests.support.runs import MOCK, TSD, state, updates
+from tests.support.wire import trajectory
 from tsd.config import load_config
 from tsd.errors import CheckpointError, DiskError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state, save_checkpoint

@@ -17,10 +17,10 @@ import zmq
 import zmq.asyncio
 from rich.console import Console
 
-from tests.rows import update_row
-from tests.test_dashboard import _absorbed, _drawn, _event, _phase
-from tests.trajectories import make_trajectory
-from tests.wire import PATIENCE_S, trajectory
+from tests.support.drawing import absorbed, drawn, make_event, make_phase
+from tests.support.rows import update_row
+from tests.support.trajectories import make_trajectory
+from tests.support.wire import PATIENCE_S, trajectory
 from tsd.cli.app import exit_code
 from tsd.cli.commands import describe_solution
 from tsd.errors import FrameError
@@ -36,7 +36,7 @@ from tsd.transport.progress import MAX_PROGRESS_BYTES, Progress, ProgressPublish
 from tsd.transport.spool import Lane
 from tsd.transport.trajectories import Inbox, Outbox
 from tsd.transport.validate import MAX_NAME, MAX_PARTS, validate
-from tsd.types import FIRST, Grade, Trajectory
+from tsd.types import NO_PARENT, Grade, Trajectory
 
 SMALL_BYTES = 2**20
 LONG = "\xdd\xff\xff\xff\xff".encode("latin-1")
@@ -109,7 +109,7 @@ def test_absurd_numbers_in_a_trajectory_are_refused(changes: dict[str, Any], mes
 
 
 def test_a_path_longer_than_any_of_the_run_is_refused_and_a_large_tree_is_not() -> None:
-    forked = make_trajectory(0, [30, 40, 40, 40], [FIRST, 0, 0, 0])
+    forked = make_trajectory(0, [30, 40, 40, 40], [NO_PARENT, 0, 0, 0])
     validate(forked, longest=70)
     with pytest.raises(FrameError, match="trajectory 0-a-0: a path of 70 tokens, of which a run takes 60"):
         validate(forked, longest=60)
@@ -232,8 +232,10 @@ def test_what_is_not_to_be_seen_is_written_out() -> None:
 
 
 def test_events_with_escapes_and_markup_are_drawn_as_they_are() -> None:
-    state = _absorbed([_phase("launched", 0, "x"), _event(EVIL, 1, source=f"gen{EVIL}"), _event("[red]x[/][/bold]", 2)])
-    text = "\n".join(_drawn(state, 3, width=200))
+    state = absorbed(
+        [make_phase("launched", 0, "x"), make_event(EVIL, 1, source=f"gen{EVIL}"), make_event("[red]x[/][/bold]", 2)]
+    )
+    text = "\n".join(drawn(state, 3, width=200))
     assert is_clean(text)
     assert "[red]x[/][/bold]" in text
     assert r"\x1b[2J" in text
@@ -249,7 +251,7 @@ def test_events_with_escapes_and_markup_are_drawn_as_they_are() -> None:
 
 def test_reasons_with_markup_do_not_break_the_picture() -> None:
     row = msgspec.structs.replace(update_row(3, 5), num_refused={"[/bold]": 2, "\x1b[2J": 1})
-    text = "\n".join(_drawn(_absorbed([row]), 6))
+    text = "\n".join(drawn(absorbed([row]), 6))
     assert "2 [/bold], 1 \\x1b[2J" in text
 
 
@@ -301,4 +303,4 @@ def test_rows_are_json_whatever_was_measured_and_are_read_back(tmp_path: Path) -
     assert isinstance(found, UpdateRow)
     assert math.isnan(found.loss)
     assert np.array_equal(found.ratio_quantiles, (-math.inf, 1.0, math.inf))
-    _drawn(_absorbed([found]), 6)
+    drawn(absorbed([found]), 6)

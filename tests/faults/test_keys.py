@@ -14,9 +14,9 @@ import zmq
 import zmq.asyncio
 from msgspec.structs import replace
 
-from tests.launched import launched, until
-from tests.test_pipeline import MOCK, SHORT, TSD, finish, summary, updates
-from tests.wire import HELLO, PATIENCE_S, assert_same, trajectory, weights
+from tests.support.launching import launched, until
+from tests.support.runs import MOCK, SHORT, TSD, finish, summary, updates
+from tests.support.wire import HELLO, PATIENCE_S, assert_same, trajectory, weights
 from tsd.config import TransportConfig, load_config
 from tsd.errors import TransportError
 from tsd.run.launch import Request

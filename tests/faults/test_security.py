@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.launched import launched
-from tests.test_pipeline import MOCK, SHORT, TSD, finish
+from tests.support.launching import launched
+from tests.support.runs import MOCK, SHORT, TSD, finish
 from tsd.cli.app import app, exit_code
 from tsd.engine.vllm_start import set_environment
 from tsd.model.files import model_path

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fakes import ScriptedEngine, VirtualClockLoop
+from tests.support.fakes import ScriptedEngine, VirtualClockLoop
 from tsd.config import PuctConfig, SearchConfig
 from tsd.search import Status, Tree, search_by_puct
 from tsd.types import Expansion, Grade

@@ -19,6 +19,7 @@ from tsd.config import load_config
 from tsd.doctor.audit import Audit
 from tsd.doctor.soak import soak
 from tsd.engine import make_engine
+from tsd.errors import leaves
 from tsd.model.files import model_path
 from tsd.observe.printable import printable
 from tsd.search import Calibration
@@ -292,7 +293,4 @@ def _run(work: Coroutine[None, None, T]) -> T:
         result: T = uvloop.run(work)
         return result
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise leaves(group)[0] from None

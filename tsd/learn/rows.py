@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsd.methods.targets import Array, Targets
-from tsd.types import FIRST, Trajectory
+from tsd.types import NO_PARENT, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Row:
     tokens: Array
     """int64 [T]"""
     parents: Array
-    """int64 [T], place of the token before each one on its path, -1 at the first."""
+    """int64 [T], place of the token before each one on its path, NO_PARENT at the first."""
     positions: Array
     """int64 [T], tokens before each one on its path."""
     sources: Array
@@ -39,7 +39,7 @@ class Row:
     @property
     def is_path(self) -> bool:
         """Whether every token follows the one before it."""
-        return bool((self.parents == np.arange(-1, len(self.parents) - 1)).all())
+        return bool((self.parents == np.arange(NO_PARENT, len(self.parents) + NO_PARENT)).all())
 
     def __len__(self) -> int:
         """Tokens that go through the model."""
@@ -70,7 +70,7 @@ class Trie:
 
     def __init__(self, prompt: Array) -> None:
         self.tokens: list[int] = prompt.tolist()
-        self.parents = list(range(-1, len(prompt) - 1))
+        self.parents = list(range(NO_PARENT, len(prompt) + NO_PARENT))
         self.depths = list(range(len(prompt)))
         self.children: dict[tuple[int, int], int] = {}
         self.sources: list[int] = []
@@ -84,7 +84,7 @@ class Trie:
         for i, (length, parent) in enumerate(
             zip(trajectory.lengths.tolist(), trajectory.parents.tolist(), strict=True)
         ):
-            place = self.root if parent == FIRST else ends[parent]
+            place = self.root if parent == NO_PARENT else ends[parent]
             for token in tokens[at : at + length - 1]:
                 self.sources.append(place)
                 place = self._child(place, token)
@@ -111,7 +111,7 @@ class Trie:
             "versions": np.concatenate([one.versions for one, _ in self.members]),
         }
         wanted = {name: np.concatenate([getattr(one, name) for _, one in self.members]) for name in Targets.__slots__}
-        owner, local = np.full(len(tokens), -1), np.full(len(tokens) + 1, -1)  # at -1: no parent, -1
+        owner, local = np.full(len(tokens), -1), np.full(len(tokens) + 1, NO_PARENT)  # local[NO_PARENT] too
         for number, (context, new) in enumerate(self._pieces(max(max_tokens, int(depths.max()) + 1))):
             places = np.array(context + new)
             owner[new] = number
@@ -170,8 +170,8 @@ class Trie:
 
 def num_laid_out(trajectory: Trajectory) -> int:
     """Tokens of all its branches one by one, each with the prompt: what one pass over the trie spares."""
-    depths = np.zeros(len(trajectory.lengths) + 1, np.int64)  # the prompt's last, at FIRST
-    depths[FIRST] = len(trajectory.prompt)
+    depths = np.zeros(len(trajectory.lengths) + 1, np.int64)  # the prompt's last, at NO_PARENT
+    depths[NO_PARENT] = len(trajectory.prompt)
     for i, (length, parent) in enumerate(zip(trajectory.lengths, trajectory.parents, strict=True)):
         depths[i] = depths[parent] + length
     followed = np.zeros(len(depths), np.bool_)

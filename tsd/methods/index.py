@@ -16,7 +16,7 @@ import numpy as np
 from tsd.config import IndexConfig
 from tsd.methods.targets import Array, Targets
 from tsd.search import Calibration, Tree, Trie, expected, search_by_index
-from tsd.types import FIRST, Engine, Trajectory
+from tsd.types import NO_PARENT, Engine, Trajectory
 
 MIN_SCALE = 0.05
 """Added to what a tree's advantages are divided by, so that a tree whose steps are all alike stays so."""
@@ -49,11 +49,11 @@ def tree_targets(trajectory: Trajectory) -> Targets:
 
 
 def with_prompt(trajectory: Trajectory) -> Array:
-    """float32 [num_steps + 1]: Q of the state after each step, and last of the prompt, where FIRST finds it.
+    """float32 [num_steps + 1]: Q of the state after each step, and last of the prompt, where NO_PARENT finds it.
 
     The prompt's is the mean over the steps that follow it, by visits.
     """
-    top = trajectory.parents == FIRST
+    top = trajectory.parents == NO_PARENT
     prompt = np.average(trajectory.q[top], weights=np.maximum(1, trajectory.visits[top]))
     return np.append(trajectory.q, prompt).astype(np.float32)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from tsd.errors import TsdError
+from tsd.errors import TsdError, leaves
 
 FAULT = 2
 """Exit code of one that can name its fault: starting it again would not help."""
@@ -31,7 +31,7 @@ def run_child(work: Coroutine[None, None, None]) -> int:
     except asyncio.CancelledError:
         return 0
     except BaseException as error:
-        errors = _leaves(error)
+        errors = leaves(error)
         if not all(map(_is_named, errors)):
             raise
         return _complain(errors[0])
@@ -78,9 +78,3 @@ def _complain(error: BaseException) -> int:
     with suppress(OSError):  # the log may be on the disk that is full
         print(f"error: {error}", file=sys.stderr)
     return FAULT
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for one in error.exceptions for leaf in _leaves(one)]

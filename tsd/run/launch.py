@@ -63,7 +63,9 @@ class Request:
                 config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
             )
         if config.engine.kind == "null":
-            raise ValueError("engine.kind: null measures search alone, and there is nothing to learn; mock needs no model")
+            raise ValueError(
+                "engine.kind: null measures search alone, and there is nothing to learn; mock needs no model"
+            )
         load_rewards(config)
         make_task(config.task)
         for check in (check_tensorboard, check_wandb, check_prometheus):

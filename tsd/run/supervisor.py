@@ -28,7 +28,7 @@ from rich.console import Console
 
 from tsd.config import Config
 from tsd.config.devices import CPU, Placement
-from tsd.errors import ProcessError, TsdError
+from tsd.errors import ProcessError, TsdError, leaves
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
 from tsd.observe.metrics import MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
@@ -325,10 +325,7 @@ def _first_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise leaves(group)[0] from None
 
 
 def _meeting_point() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tsd.search.node import WORST_REWARD, Node, Status
 from tsd.search.tree import Tree
-from tsd.types import FIRST, Engine, Grade, Step
+from tsd.types import NO_PARENT, Engine, Grade, Step
 
 EXPECTED = 100
 """Paths of the policy that visits are counted in, where they are expected ones."""
@@ -23,7 +23,7 @@ class Trie:
 
     steps: tuple[Step, ...]
     parents: tuple[int, ...]
-    """The place of the step that each one follows; FIRST where that is the prompt."""
+    """The place of the step that each one follows; NO_PARENT where that is the prompt."""
     visits: tuple[int, ...]
     q: tuple[float, ...]
     """Of the state after the step: Q, or of an end its reward."""
@@ -33,7 +33,7 @@ class Trie:
 
 def lone(step: Step, grade: Grade) -> Trie:
     """A whole response sampled in one step."""
-    return Trie((step,), (FIRST,), (1,), (grade.reward,), grade)
+    return Trie((step,), (NO_PARENT,), (1,), (grade.reward,), grade)
 
 
 async def most_visited(tree: Tree, engine: Engine) -> Trie:
@@ -84,7 +84,7 @@ def _path(nodes: Iterable[Node], rest: tuple[Step, Grade] | None = None) -> Trie
         visits.append(1)
         q.append(grade.reward)
     assert grade is not None, "a path that has an end, or is given one"
-    return Trie(tuple(steps), tuple(range(FIRST, len(steps) + FIRST)), tuple(visits), tuple(q), grade)
+    return Trie(tuple(steps), tuple(range(NO_PARENT, len(steps) + NO_PARENT)), tuple(visits), tuple(q), grade)
 
 
 def expected(tree: Tree) -> Trie:
@@ -106,7 +106,7 @@ def expected(tree: Tree) -> Trie:
     grades = [node.grade for node in place if node.grade] or [NO_END]
     return Trie(
         steps=tuple(node.step for node in place if node.step),
-        parents=tuple(place.get(node.parent, FIRST) if node.parent else FIRST for node in place),
+        parents=tuple(place.get(node.parent, NO_PARENT) if node.parent else NO_PARENT for node in place),
         visits=tuple(max(1, round(EXPECTED * mass[node])) for node in place),
         q=tuple(q[node] for node in place),
         grade=max(grades, key=lambda grade: grade.reward),

@@ -11,9 +11,7 @@ import msgspec
 
 from tsd.search.node import Node, Status
 from tsd.search.tree import Tree
-from tsd.types import Finish, Grade, Step
-
-NO_PARENT = -1
+from tsd.types import NO_PARENT, Finish, Grade, Step
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

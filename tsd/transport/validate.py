@@ -3,7 +3,7 @@
 import numpy as np
 
 from tsd.errors import FrameError
-from tsd.types import FIRST, Trajectory
+from tsd.types import NO_PARENT, Trajectory
 
 MAX_LOGPROB = 1e-3
 """Rounding may lift the logprob of a certain token a little above 0."""
@@ -47,7 +47,7 @@ def _check_shapes(trajectory: Trajectory) -> None:
             raise FrameError(f"trajectory {trajectory.id}: {len(array)} {name} for {count} {of}")
     if (trajectory.lengths < 1).any() or trajectory.lengths.sum() != len(trajectory.tokens):
         raise FrameError(f"trajectory {trajectory.id}: its steps have other tokens than it has")
-    if (trajectory.parents < FIRST).any() or (trajectory.parents >= np.arange(len(trajectory.parents))).any():
+    if (trajectory.parents < NO_PARENT).any() or (trajectory.parents >= np.arange(len(trajectory.parents))).any():
         raise FrameError(f"trajectory {trajectory.id}: a step follows one that does not come before it")
     if not len(trajectory.prompt) or not len(trajectory.tokens):
         raise FrameError(f"trajectory {trajectory.id}: no prompt or no tokens")
@@ -78,5 +78,5 @@ def _longest(trajectory: Trajectory) -> int:
     """Tokens of the longest path. Steps come after those that they follow."""
     ends = list[int]()
     for length, parent in zip(trajectory.lengths.tolist(), trajectory.parents.tolist(), strict=True):
-        ends.append(length if parent == FIRST else length + ends[parent])
+        ends.append(length if parent == NO_PARENT else length + ends[parent])
     return max(ends)

@@ -1,10 +1,12 @@
 """What the tests of transport share: a trajectory, weights, and whether two are the same."""
 
+import zlib
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from tsd.transport.codec import HEAD_BYTES
 from tsd.transport.hello import Hello
 from tsd.types import Grade, Trajectory, WeightUpdate
 
@@ -49,3 +51,9 @@ def assert_same(found: Trajectory | WeightUpdate, sent: Trajectory | WeightUpdat
 def _listed(array: object) -> object:
     assert isinstance(array, np.ndarray)
     return [str(array.dtype), array.shape, array.tobytes()]
+
+
+def of_protocol(number: int, frame: bytes) -> bytes:
+    """The same, as another version of tsd would send it."""
+    numbered = bytes([number]) + frame[HEAD_BYTES:]
+    return zlib.crc32(numbered).to_bytes(4, "little") + numbered

@@ -6,71 +6,76 @@ Recursive, over dictionaries, with nothing kept that can be computed anew. Share
 import math
 import random
 from collections.abc import Callable
-from typing import Any
 
 from tsd.types import Expansion, Step
 
 State = tuple[int, ...]
 
 
-def oracle(
-    prompt: State,
-    engine: Callable[[State], Expansion],
-    grade: Callable[[State], float],
-    *,
-    simulations: int,
-    c_puct: float,
-    max_depth: int,
-) -> dict[State, tuple[int, float]]:
-    """Visits and mean value of every response visited, by its tokens."""
-    returns: dict[State, list[float]] = {}
-    children: dict[State, dict[State, float]] = {}
-    first: dict[State, float] = {}
-    ended: dict[State, float] = {}
+class PuctOracle:
+    """Search by pUCT with one agent. What it is asked for is in `returns`: of every response visited, all values."""
 
-    def closed(state: State) -> bool:
-        return state in ended or (state in children and all(closed(child) for child in children[state]))
+    def __init__(
+        self,
+        prompt: State,
+        engine: Callable[[State], Expansion],
+        grade: Callable[[State], float],
+        c_puct: float,
+        max_depth: int,
+    ) -> None:
+        self.prompt, self.engine, self.grade, self.c_puct, self.max_depth = prompt, engine, grade, c_puct, max_depth
+        self.returns: dict[State, list[float]] = {}
+        self.children: dict[State, dict[State, float]] = {}
+        self.first: dict[State, float] = {}
+        self.ended: dict[State, float] = {}
 
-    def visit(state: State, depth: int) -> float:
-        if state in ended:
-            value = ended[state]
-        elif state not in children:
-            value = expand(state, depth)
+    def closed(self, state: State) -> bool:
+        below = self.children.get(state)
+        return state in self.ended or (below is not None and all(self.closed(child) for child in below))
+
+    def visit(self, state: State, depth: int) -> float:
+        if state in self.ended:
+            value = self.ended[state]
+        elif state not in self.children:
+            value = self.expand(state, depth)
         else:
-            value = visit(best(state), depth + 1)
-        returns.setdefault(state, []).append(value)
+            value = self.visit(self.best(state), depth + 1)
+        self.returns.setdefault(state, []).append(value)
         return value
 
-    def expand(state: State, depth: int) -> float:
-        answer = engine(prompt + state)
-        count: dict[State, Any] = {}
+    def expand(self, state: State, depth: int) -> float:
+        answer = self.engine(self.prompt + state)
+        count: dict[State, int] = {}
         for step in answer.steps:
             child = state + step.tokens
             count[child] = count.get(child, 0) + 1
-            first.setdefault(child, step.values[-1])
+            self.first.setdefault(child, step.values[-1])
             if step.finish == "end":
-                ended[child] = grade(child)
-            elif depth + 1 >= max_depth:
-                ended[child] = -1.0
-        children[state] = {child: number / len(answer.steps) for child, number in count.items()}
+                self.ended[child] = self.grade(child)
+            elif depth + 1 >= self.max_depth:
+                self.ended[child] = -1.0
+        self.children[state] = {child: number / len(answer.steps) for child, number in count.items()}
         return answer.value
 
-    def best(state: State) -> State:
-        priors = children[state]
-        below = sum(len(returns.get(child, [])) for child in priors)
+    def best(self, state: State) -> State:
+        priors = self.children[state]
+        below = sum(len(self.returns.get(child, [])) for child in priors)
 
         def score(child: State) -> float:
-            own = returns.get(child, [])
-            q = sum(own) / len(own) if own else first[child]
-            return q + c_puct * priors[child] * math.sqrt(max(1, below)) / (1 + len(own))
+            own = self.returns.get(child, [])
+            q = sum(own) / len(own) if own else self.first[child]
+            return q + self.c_puct * priors[child] * math.sqrt(max(1, below)) / (1 + len(own))
 
-        return max((child for child in priors if not closed(child)), key=score)
+        return max((child for child in priors if not self.closed(child)), key=score)
 
+
+def oracle(tree: PuctOracle, simulations: int) -> dict[State, tuple[int, float]]:
+    """Visits and mean value of every response visited, by its tokens."""
     for _ in range(simulations):
-        if closed(()):
+        if tree.closed(()):
             break
-        visit((), 0)
-    return {state: (len(values), sum(values) / len(values)) for state, values in returns.items()}
+        tree.visit((), 0)
+    return {state: (len(values), sum(values) / len(values)) for state, values in tree.returns.items()}
 
 
 class IndexOracle:

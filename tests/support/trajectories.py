@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tsd.types import FIRST, Grade, Trajectory
+from tsd.types import NO_PARENT, Grade, Trajectory
 
 
 def make_trajectory(
@@ -14,7 +14,7 @@ def make_trajectory(
 ) -> Trajectory:
     """Steps of those lengths, a path unless told otherwise; its serial is the seed, and its group is its own."""
     rng, size = np.random.default_rng(seed), int(sum(lengths))
-    parents = range(FIRST, len(lengths) + FIRST) if parents is None else parents
+    parents = range(NO_PARENT, len(lengths) + NO_PARENT) if parents is None else parents
     made = Trajectory(
         sender="0-a",
         serial=seed,
