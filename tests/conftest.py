@@ -9,6 +9,23 @@ from blockbuster import blockbuster_ctx
 
 from tsd.transport.addresses import Addresses
 
+LONG_S = 60
+"""The limit of a test that says nothing of its own: see `timeout` in pyproject.toml."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out tests with a limit of their own above a minute")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --fast whatever takes long goes: such a test says so by a limit of its own."""
+    if not config.getoption("--fast"):
+        return
+    slow = [item for item in items if any(mark.args[0] > LONG_S for mark in item.iter_markers("timeout"))]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
 EXEMPT = {
     "test_launch": "the supervisor starts processes and reads small files of its run while nothing waits for its loop",
     "test_processes": "as above",

@@ -4,9 +4,8 @@ A task of one's own for `tsd launch --set task.name=tools/experiments/worked_exa
 """
 
 from tsd.config import TaskConfig
-from tsd.types import PromptStyle
 from tsd.tasks.countdown import Countdown, question
-from tsd.types import Problem
+from tsd.types import Problem, PromptStyle
 
 EXAMPLES = """\
 Numbers 3 5 2, target 16: <answer>(3 + 5) * 2</answer>

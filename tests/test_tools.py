@@ -1,0 +1,33 @@
+"""The tools that print the figures of the documentation: each can be loaded and says what it takes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+PYTHON = sorted(
+    path for path in TOOLS.rglob("*") if path.is_file() and not path.suffix and '"""' in path.read_text()[:400]
+)
+
+
+def test_there_are_tools() -> None:
+    assert {path.name for path in PYTHON} >= {"ablate_search", "compare_solving", "compare_trainer", "gpu_check", "run"}
+
+
+@pytest.mark.parametrize("tool", PYTHON, ids=lambda path: path.name)
+def test_a_tool_says_what_it_takes(tool: Path) -> None:
+    command = [sys.executable, str(tool), "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "usage:" in found.stdout
+
+
+def test_the_ablation_runs_on_the_mock_engine() -> None:
+    command = [sys.executable, str(TOOLS / "ablate_search"), "mock", "--problems", "2", "--tokens", "100"]
+    found = subprocess.run(
+        [*command, "--only", "samples,index,pUCT"], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["samples", "index", "pUCT"]
