@@ -1,6 +1,7 @@
 """A launcher in a process of its own, ended by signals: in order, at once, or killed. Scripts are its children."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launching import FAKE, GONE_AFTER_S, PATIENCE_S, Launched, launched, until
+from tsd.model.files import model_path
 
 DRIVER = """
 import sys
@@ -101,3 +103,14 @@ def test_a_signal_ends_an_evaluation(tmp_path: Path) -> None:
         assert launched.process.wait(GONE_AFTER_S) == 143
         assert launched.alive() == []
     assert not list(run_dir.glob("started-trainer-*"))
+
+
+def test_a_command_that_is_interrupted_ends_as_shells_expect(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_path("builtin:countdown-tiny"), model)
+    command = [sys.executable, "-m", "tsd", "calibrate", "--model", str(model), "--problems", "100000"]
+    with launched(command) as run:
+        until(lambda: any(run.process.pid == one.pid and one.num_threads() > 1 for one in run.alive()), "its start")
+        run.process.send_signal(signal.SIGINT)
+        output, _ = run.process.communicate(timeout=GONE_AFTER_S)
+    assert (run.process.returncode, output.splitlines()[-1]) == (130, "stopped")

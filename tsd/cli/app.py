@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from tsd import __version__
 from tsd.cli import make, view
@@ -22,7 +23,22 @@ Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model di
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 BUILTIN_MODEL = "builtin:countdown-tiny"
 
+INTERRUPTED = 130
+"""128 and SIGINT's number, as shells count."""
+
+
+class Interruptible(TyperGroup):
+    """Ends with shells' own exit code on Ctrl-C, where a command does not deal with it itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(_complain("stopped", INTERRUPTED)) from None
+
+
 app = typer.Typer(
+    cls=Interruptible,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

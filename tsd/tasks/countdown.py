@@ -5,7 +5,6 @@ Reads the published data's own lines, `{"input":[5,13,5,9],"target":31}`. Knows 
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated
@@ -14,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tsd.tasks.answers import answer_of
-from tsd.tasks.arithmetic import Move, apply, random_game, ways
+from tsd.tasks.arithmetic import Move, random_game, ways
 from tsd.tasks.expression import evaluate
 from tsd.tasks.splits import in_split
 from tsd.types import Grade, Problem, PromptStyle, Split
@@ -34,13 +33,6 @@ PLAIN = re.compile(r"\s*([0-9]{1,9}(?:[ ,]+[0-9]{1,9}){0,8})\s*=\s*(-?[0-9]{1,9}
 """A problem as people type it: `5 13 5 9 = 31`."""
 Key = tuple[tuple[int, ...], int]
 """What makes a problem: its numbers, sorted, and its target."""
-NUMBER = "([0-9]{1,9})"
-STEP = re.compile(
-    rf"<step>\s*{NUMBER}\s*([-+*/])\s*{NUMBER}\s*=\s*{NUMBER}\s*(?:\||,\s*left:)\s*"
-    r"([0-9]{1,9}(?:[ ,]+[0-9]{1,9}){0,8})\s*</step>"
-)
-"""A step in either style: left operator right = result, and the numbers then on the table."""
-
 CHAT_PROMPT = """\
 Make {target} out of the numbers {numbers}. You may add, subtract, multiply and divide, and use each number at most \
 once. Work in small steps: write one operation at a time as <step>a operation b = result, left: the numbers you still \
@@ -158,12 +150,6 @@ def random_response(problem: Problem, rng: random.Random) -> str:
     while game is None:
         game = random_game(question(problem).input, rng)
     return response(game)
-
-
-def _played(table: Counter[int], left: int, operator: str, right: int) -> Counter[int] | None:
-    """The table after a move; None where a number is not on it or the move is not allowed."""
-    result, used = apply(left, operator, right), Counter((left, right))
-    return None if result is None or not used <= table else table - used + Counter((result,))
 
 
 def rare_target(numbers: tuple[int, ...], rng: random.Random) -> int:
