@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run, in short where it would take minutes; its pages' links exist."""
+"""Every command that the pages show is run, in short where it would take minutes; links and lines are right."""
 
 import re
 import shlex
@@ -13,7 +13,13 @@ from tests.support.launching import launched
 from tests.support.runs import TSD, finish
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "tsd" / "README.md")
+DOCS = ROOT / "tsd" / "docs"
+ALL_PAGES = tuple(dict.fromkeys((ROOT / "README.md", DOCS / "guide.md", *sorted(DOCS.glob("*.md")))))
+"""The README and the guide first: what their commands make is used further on."""
+RECORDS = ("changelog.md", "decisions.md", "results.md")
+"""Pages whose commands are of earlier commits, or take hours."""
+PAGES = tuple(page for page in ALL_PAGES if page.name not in RECORDS)
+MAX_LINE = 120
 EXAMPLE_RUNS = ("runs/20250131-120000", "runs/a", "runs/b")
 SHORTER = {
     "eval": "--limit 2 --k 2",
@@ -64,8 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).symlink_to(run_dir)
     (place / "configs").symlink_to(ROOT / "configs")
     (place / "problems.jsonl").write_text('{"input":[2,3],"target":6}\n{"input":[5,13,5,9],"target":31}\n')
-    readme = PAGES[0].read_text(encoding="utf-8")
-    (task,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "class Tens" in block)
+    (task,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     (place / "tens.py").write_text(task)
     return place
 
@@ -92,7 +97,23 @@ def test_every_command_of_the_documentation_does_what_it_shows(
         assert code == (2 if missing else 0), f"tsd {' '.join(words)}\n{said.out}{said.err}"
 
 
-def test_links_and_pictures_of_the_pages_are_there() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page}: {target}"
+def anchors(page: Path) -> set[str]:
+    """What a link may name of a page after `#`: its headings, in small letters with dashes."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_of_a_page_are_there_and_its_lines_are_short(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+    assert [line for line in text.splitlines() if len(line) > MAX_LINE] == []
+
+
+def test_the_index_and_the_readme_name_every_page() -> None:
+    names = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"^- \[.*?\]\((\w+\.md)\)", (DOCS / "README.md").read_text(), re.MULTILINE)) == names
+    assert set(re.findall(r"\(tsd/docs/(\w+\.md)\)", (ROOT / "README.md").read_text())) == names

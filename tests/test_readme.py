@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""What the pages show in Python runs as it stands there; the README stays short, and what pages name is there."""
 
 import re
 import shlex
@@ -9,33 +9,44 @@ from pathlib import Path
 import pytest
 
 from tests.support.launching import launched
-from tests.support.runs import SHORT, finish, summary
+from tests.support.runs import BRIEF, finish, summary
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README, DOCS = ROOT / "README.md", ROOT / "tsd" / "docs"
 LIBRARY, TASK = "Search as a library", "A task of your own"
+EXAMPLES = {LIBRARY: (DOCS / "search.md", 20), TASK: (DOCS / "tasks.md", 30)}
+"""Sections with an example in Python: their pages, and the most lines that each may have."""
+MAX_README_LINES, MAX_NAMES = 200, 22
 
 
-def blocks(language: str) -> dict[str, str]:
-    """Of each section that has one, the example in that language."""
-    sections = re.split(r"^## ", README, flags=re.MULTILINE)[1:]
-    found = {one.partition("\n")[0]: re.findall(rf"```{language}\n(.*?)```", one, flags=re.DOTALL) for one in sections}
-    assert all(len(examples) <= 1 for examples in found.values() if language == "python")
-    return {section: examples[0] for section, examples in found.items() if examples}
+def block(section: str, language: str) -> str:
+    """The first example in that language of a page's section."""
+    page, _ = EXAMPLES[section]
+    sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    (text,) = (one for one in sections if one.startswith(f"{section}\n"))
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[0]
 
 
-@pytest.mark.parametrize(("section", "most_lines"), [(LIBRARY, 20), (TASK, 30)])
-def test_each_python_example_is_short(section: str, most_lines: int) -> None:
-    assert blocks("python").keys() == {LIBRARY, TASK}
-    assert len([line for line in blocks("python")[section].splitlines() if line.strip()]) <= most_lines
+@pytest.mark.parametrize("section", EXAMPLES)
+def test_each_python_example_is_short(section: str) -> None:
+    page, most_lines = EXAMPLES[section]
+    assert page.read_text(encoding="utf-8").count("```python\n") == 1
+    assert len([line for line in block(section, "python").splitlines() if line.strip()]) <= most_lines
+
+
+def test_no_page_has_a_python_example_that_is_not_run() -> None:
+    pages = {page for page in (README, *DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")}
+    assert pages == {page for page, _ in EXAMPLES.values()}
 
 
 @pytest.mark.timeout(120)
 def test_the_task_of_ones_own_is_trained_on_as_it_stands_there(tmp_path: Path) -> None:
     """By the command that the section gives, cut short."""
-    (tmp_path / "tens.py").write_text(blocks("python")[TASK])
-    program, *command = shlex.split(blocks("sh")[TASK], comments=True)
+    (tmp_path / "tens.py").write_text(block(TASK, "python"))
+    program, *command = shlex.split(block(TASK, "sh"), comments=True)
     assert program == "tsd"
-    options = (*SHORT, "--max-updates", "3", "--gpus", "cpu:gen,cpu:train", "--run-dir", str(tmp_path / "run"))
+    less = ("--set", "method.max_tokens=60", "--set", "method.solutions=1")
+    options = (*BRIEF, *less, "--max-updates", "3", "--gpus", "cpu:gen,cpu:train", "--run-dir", str(tmp_path / "run"))
     started = ["env", "-C", str(tmp_path), sys.executable, "-m", "tsd", *command, *options]
     with launched(started) as run:
         finish(run, 100)
@@ -45,18 +56,36 @@ def test_the_task_of_ones_own_is_trained_on_as_it_stands_there(tmp_path: Path) -
 
 
 def test_search_as_a_library_runs_without_torch_or_zmq() -> None:
-    block = blocks("python")[LIBRARY]
     check = "\nimport sys\nassert not {'torch', 'zmq', 'vllm', 'transformers'} & sys.modules.keys()"
     found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block + check], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-W", "error", "-c", block(LIBRARY, "python") + check],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("solved 1.0")
     assert "<answer>" in found.stdout
 
 
-def test_every_test_that_the_readme_names_is_there() -> None:
+def test_every_test_that_the_pages_name_is_there() -> None:
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
-    named = set(re.findall(r"`(test_\w+)`", README))
+    pages = "".join(page.read_text(encoding="utf-8") for page in (README, *sorted(DOCS.glob("*.md"))))
+    named = set(re.findall(r"`(test_\w+)`", pages))
     assert len(named) >= 25
     assert {name for name in named if f"def {name}(" not in tests} == set()
+    files = set(re.findall(r"`(?:\.venv/bin/pytest |pytest (?:-s )?)?(tests/[\w/]+\.py)`", pages))
+    assert len(files) >= 10
+    assert {name for name in files if not (ROOT / name).is_file()} == set()
+
+
+def test_the_readme_is_short_and_says_how_to_test() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert "\ntools/check" in text
+
+
+def test_the_packages_folder_tells_its_story_in_few_names() -> None:
+    names = {path.name for path in (ROOT / "tsd").iterdir() if not path.name.startswith((".", "__pycache__"))}
+    assert len(names) <= MAX_NAMES, sorted(names)

@@ -148,7 +148,7 @@ class Chaos:
 @pytest.mark.parametrize("virtual_loss", [0.0, 1.0])
 @pytest.mark.parametrize("prior", ["multiplicity", "softmax"])
 def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(virtual_loss: float, prior: Any) -> None:
-    """The figure of the README: 10,000 faults over 200 trees, in four parts of 50 trees."""
+    """The figure of tsd/docs/results.md: 10,000 faults over 200 trees, in four parts of 50 trees."""
     num_faults = 0
 
     async def agent(tree: Tree, engine: Chaos, way: PuctConfig) -> None:
