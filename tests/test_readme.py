@@ -24,7 +24,8 @@ def block(section: str, language: str) -> str:
     page, _ = EXAMPLES[section]
     sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     (text,) = (one for one in sections if one.startswith(f"{section}\n"))
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[0]
+    found: str = re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[0]
+    return found
 
 
 @pytest.mark.parametrize("section", EXAMPLES)
