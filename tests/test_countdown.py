@@ -106,7 +106,7 @@ def test_lines_are_read_in_the_published_form_and_refused_with_the_reason() -> N
         '{"input":[],"target":3}',
         '{"input":[5],"target":1.5}',
     )
-    for line in (*bad, '{"input":[5],"target":3,"more":1}', "\ud800"):
+    for line in (*bad, "\ud800"):
         with pytest.raises(ValueError, match="expected"):
             task.parse(line)
 

@@ -12,7 +12,7 @@ from tsd.observe.metrics import MetricsReader, UpdateRow
 TSD = (sys.executable, "-m", "tsd", "launch")
 
 
-MOCK = ("--config", str(Path(__file__).parent.parent / "configs" / "mock.toml"))
+MOCK = ("--config", str(Path(__file__).parent.parent.parent / "configs" / "mock.toml"))
 
 
 BRIEF = tuple(

@@ -6,6 +6,7 @@ Imported by a command when it runs, since it brings in torch. Knows nothing abou
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -29,6 +30,7 @@ from tsd.solve.calibrate import calibrate
 from tsd.solve.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.solve.solve import Solution, read_tree, solve
 from tsd.tasks import make_task
+from tsd.tasks.lines import read_lines
 from tsd.trainer.warmstart import WarmstartConfig, warmstart
 from tsd.types import Problem, Split, Task
 
@@ -106,17 +108,7 @@ class SolvingComparison:
 
 def read_problems(task: Task, path: Path, limit: int | None = None) -> list[Problem]:
     """The first `limit` problems of a JSONL file. Raises ValueError naming the file and the line."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and len(problems) != limit:
-            try:
-                problems.append(task.parse(line.decode("utf-8")))
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
+    problems = list(islice(read_lines(path, task.parse), limit))
     if not problems:
         raise ValueError(f"{path}: no problem in it; expected one JSON object a line")
     return problems

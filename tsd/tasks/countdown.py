@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -47,7 +47,29 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: Annotated[int, Meta(ge=-(10**9), le=10**9)]
 
 
+NAMES = ("input", "nums", "numbers")
+"""What data sets call the numbers."""
 _decoder = msgspec.json.Decoder(Question)
+
+
+def _read(line: str) -> Question:
+    """A line of any public data set of the game: its numbers by one of their usual names, other fields passed over.
+
+    Raises what msgspec raises for a line that is none.
+    """
+    table = msgspec.json.decode(line, type=dict[str, Any])
+    names = [name for name in NAMES if name in table]
+    if len(names) > 1:
+        raise msgspec.ValidationError(f"{' and '.join(names)} are both there; expected one of them")
+    found = {"input": table[name] for name in names} | {"target": table[name] for name in ("target",) if name in table}
+    return msgspec.convert({name: _whole(value) for name, value in found.items()}, Question, strict=True)
+
+
+def _whole(value: object) -> object:
+    """31 where JSON has 31.0; all else as it is."""
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def question(problem: Problem) -> Question:
@@ -74,8 +96,8 @@ class Countdown:
         if plain is not None:
             line = f'{{"input":[{",".join(plain[1].replace(",", " ").split())}],"target":{plain[2]}}}'
         try:
-            asked = _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            asked = _read(line)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeEncodeError) as error:
             raise ValueError(
                 f'expected {{"input":[5,13,5,9],"target":31}} or 5 13 5 9 = 31, found {line[:80]!r}: {error}'
             ) from None
