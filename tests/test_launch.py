@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.support.launching import FAKE, PATIENCE_S, until
 from tsd.cli.app import exit_code
-from tsd.config import load_config
+from tsd.config import load_config, save_config
 from tsd.config.devices import parse_gpus
 from tsd.errors import ProcessError
 from tsd.observe.metrics import MetricsReader, Told
@@ -229,3 +229,14 @@ def test_errors_are_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, tsd.cli.app, tsd.run.launch; sys.exit('torch' in sys.modules or 'zmq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "setting", ["engine.kind=torch", "model.path=/elsewhere", "train.lora_rank=4", "loss.c_kl=inf"]
+)
+def test_a_change_that_cannot_work_leaves_the_run_as_it_was(run: Run, setting: str) -> None:
+    save_config(run.config, run.directory / "config.toml")
+    before = (run.directory / "config.toml").read_text()
+    with pytest.raises(ValueError, match=setting.partition("=")[0].replace(".", r"\.")):
+        start(Request(resume=run.directory, overrides=(setting,)), Console())
+    assert (run.directory / "config.toml").read_text() == before

@@ -58,6 +58,8 @@ class Request:
             rundir.check_run(self.resume, f"--resume {self.resume}")
         path = self.config or MAIN_JOB if self.resume is None else self.resume / rundir.CONFIG_FILE
         config = load_config(path, self.overrides)
+        if self.resume is not None:
+            _check_same_model(load_config(path), config)
         if self.max_updates is not None:
             config = msgspec.structs.replace(
                 config, train=msgspec.structs.replace(config.train, num_updates=self.max_updates)
@@ -73,6 +75,19 @@ class Request:
         for role in OTHER:
             load_keys(config.transport.keys, role)
         return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
+
+
+def _check_same_model(before: Config, now: Config) -> None:
+    """A run's checkpoints hold one model. Raises ValueError where a resumed run would have another."""
+    for key, was, wanted in (
+        ("engine.kind", before.engine.kind in MODELLESS, now.engine.kind in MODELLESS),
+        ("model.path", before.model.path, now.model.path),
+        ("train.lora_rank", before.train.lora_rank, now.train.lora_rank),
+    ):
+        if was != wanted:
+            raise ValueError(
+                f"--resume: {key} cannot change, since the run's checkpoints hold its model; start a new run"
+            )
 
 
 def dry_run(request: Request) -> str:
