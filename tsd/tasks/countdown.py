@@ -61,8 +61,8 @@ def _read(line: str) -> Question:
     names = [name for name in NAMES if name in table]
     if len(names) > 1:
         raise msgspec.ValidationError(f"{' and '.join(names)} are both there; expected one of them")
-    found = {"input": table[name] for name in names} | {"target": table[name] for name in ("target",) if name in table}
-    return msgspec.convert({name: _whole(value) for name, value in found.items()}, Question, strict=True)
+    found = {"input" if name in NAMES else name: _whole(table[name]) for name in table if name in (*NAMES, "target")}
+    return msgspec.convert(found, Question, strict=True)
 
 
 def _whole(value: object) -> object:
