@@ -99,6 +99,11 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mock_latency_s: NotNegative = 0.0
     """mock: how long each call takes."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it generates from weights."""
+        return self.kind in ("torch", "vllm")
+
 
 class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[search]: what is searched, whatever the method: how many problems at once, and how long a path may be."""

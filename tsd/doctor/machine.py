@@ -22,7 +22,6 @@ from packaging.version import Version
 from tsd.config import Config
 from tsd.config.devices import CPU, Placement, ask_nvidia_smi
 from tsd.model.files import SUPPORTED_MODEL_TYPES, model_path
-from tsd.run.identity import MODELLESS
 from tsd.run.plan import Plan, make_plan, model_size
 
 GB = 1e9
@@ -150,7 +149,7 @@ def _pin_clashes(machine: Machine) -> Iterator[Finding]:
 
 def _model(config: Config) -> Iterator[Finding]:
     """What the model's own files say."""
-    if config.engine.kind in MODELLESS:
+    if not config.engine.needs_model:
         return
     try:
         directory = model_path(config.model.path)

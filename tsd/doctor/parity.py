@@ -18,7 +18,6 @@ from tsd.engine import make_engine
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
-from tsd.run.identity import MODELLESS
 from tsd.tasks import make_task
 from tsd.types import Engine, Step
 
@@ -71,7 +70,7 @@ class Gap:
 
 def examine_engine(config: Config) -> list[Finding]:
     """Starts the configured engine and compares. Raises EngineError where it does not start."""
-    if config.engine.kind in MODELLESS:
+    if not config.engine.needs_model:
         return [Finding("engine", "fine", f"{config.engine.kind} has no model to compare with")]
     directory = model_path(config.model.path)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)

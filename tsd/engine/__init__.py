@@ -1,9 +1,12 @@
 """The engines behind `tsd.types.Engine`, by name. Each is imported when it is asked for, torch and vllm with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import assert_never
 
-from tsd.config import Config
+from tsd.config import Config, EngineConfig
 from tsd.config.devices import parse_gpus
 from tsd.model.files import model_path
 from tsd.types import Engine, TextCodec
@@ -22,7 +25,7 @@ def engine_model(config: Config) -> Path | None:
 
     Raises ValueError where there is no model.
     """
-    return None if config.engine.kind in ("null", "mock") else model_path(config.model.path)
+    return model_path(config.model.path) if config.engine.needs_model else None
 
 
 def make_engine(config: Config, directory: Path | None, *, temperature: float, seed: int) -> Generation:
@@ -30,42 +33,46 @@ def make_engine(config: Config, directory: Path | None, *, temperature: float, s
 
     Raises ValueError for a directory that is no model. An engine that cannot start says so when entered.
     """
-    engine = config.engine
-    if engine.kind == "null":
-        from tsd.engine.mock import CharCodec
-        from tsd.engine.null import NullEngine
+    match config.engine.kind:
+        case "null":
+            from tsd.engine.mock import CharCodec
+            from tsd.engine.null import NullEngine
 
-        return Generation(NullEngine(), CharCodec())
-    if engine.kind == "mock":
-        from tsd.engine.mock import CharCodec, MockEngine, saved_solve_rate
+            return Generation(NullEngine(), CharCodec())
+        case "mock":
+            return _mock(config.engine, directory, seed)
+        case "torch":
+            from tsd.engine.torch_engine import TorchEngine
 
-        mock = MockEngine(
-            solve_rate=saved_solve_rate(directory, engine.mock_solve_rate),
-            latency_s=engine.mock_latency_s,
-            value_noise=engine.mock_value_noise,
-            seed=seed,
-        )
-        return Generation(mock, CharCodec())
-    assert directory is not None, "every engine but null and mock has a model"
+            return _on_model(TorchEngine, config, directory, temperature=temperature, seed=seed)
+        case "vllm":
+            from tsd.engine.vllm_engine import VllmEngine
+
+            placement = parse_gpus(config.gpus)
+            make = partial(VllmEngine, shares_gpu=any(map(placement.is_shared, placement.gen)))
+            return _on_model(make, config, directory, temperature=temperature, seed=seed)
+    assert_never(config.engine.kind)
+
+
+def _mock(engine: EngineConfig, directory: Path | None, seed: int) -> Generation:
+    from tsd.engine.mock import CharCodec, MockEngine, saved_solve_rate
+
+    mock = MockEngine(
+        solve_rate=saved_solve_rate(directory, engine.mock_solve_rate),
+        latency_s=engine.mock_latency_s,
+        value_noise=engine.mock_value_noise,
+        seed=seed,
+    )
+    return Generation(mock, CharCodec())
+
+
+def _on_model(
+    make: Callable[..., Engine], config: Config, directory: Path | None, *, temperature: float, seed: int
+) -> Generation:
+    """An engine whose weights are a directory's."""
+    assert directory is not None, "engines that need a model are given one"
     from tsd.model.text import HfCodec
 
-    codec = HfCodec(directory)
-    dtype, head_dtype = config.model.dtype, config.model.head_dtype
-    if engine.kind == "vllm":
-        from tsd.engine.vllm_engine import VllmEngine
-
-        placement = parse_gpus(config.gpus)
-        vllm = VllmEngine(
-            directory,
-            engine,
-            temperature=temperature,
-            dtype=dtype,
-            head_dtype=head_dtype,
-            seed=seed,
-            shares_gpu=any(map(placement.is_shared, placement.gen)),
-        )
-        return Generation(vllm, codec)
-    from tsd.engine.torch_engine import TorchEngine
-
-    embedded = TorchEngine(directory, engine, temperature=temperature, dtype=dtype, head_dtype=head_dtype, seed=seed)
-    return Generation(embedded, codec)
+    codec, dtype, head_dtype = HfCodec(directory), config.model.dtype, config.model.head_dtype
+    engine = make(directory, config.engine, temperature=temperature, dtype=dtype, head_dtype=head_dtype, seed=seed)
+    return Generation(engine, codec)

@@ -11,8 +11,6 @@ from tsd.model.files import model_path, tokenizer_hash
 from tsd.transport.hello import Hello
 
 RUN_ID_FILE = "run-id"
-MODELLESS = ("mock", "null")
-"""Engines that need no model."""
 
 
 def name_run(run_dir: Path) -> None:
@@ -32,5 +30,5 @@ def identify(run_dir: Path, config: Config) -> Hello:
     Raises ValueError where the configuration names no model.
     """
     # Of the model that the run started from: a checkpoint holds the same tokenizer, but as its library writes it now.
-    tokenizer = "" if config.engine.kind in MODELLESS else tokenizer_hash(model_path(config.model.path))
+    tokenizer = tokenizer_hash(model_path(config.model.path)) if config.engine.needs_model else ""
     return Hello(run=run_id(run_dir), tokenizer=tokenizer)

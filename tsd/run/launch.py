@@ -24,7 +24,7 @@ from tsd.observe.prometheus import check_prometheus, serve_prometheus
 from tsd.observe.tensorboard import check_tensorboard
 from tsd.observe.weights_and_biases import check_wandb, open_wandb
 from tsd.run import rundir
-from tsd.run.identity import MODELLESS, run_id
+from tsd.run.identity import run_id
 from tsd.run.plan import make_plan, render_plan
 from tsd.run.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks import make_task
@@ -80,7 +80,7 @@ class Request:
 def _check_same_model(before: Config, now: Config) -> None:
     """A run's checkpoints hold one model. Raises ValueError where a resumed run would have another."""
     for key, was, wanted in (
-        ("engine.kind", before.engine.kind in MODELLESS, now.engine.kind in MODELLESS),
+        ("engine.kind", before.engine.needs_model, now.engine.needs_model),
         ("model.path", before.model.path, now.model.path),
         ("train.lora_rank", before.train.lora_rank, now.train.lora_rank),
     ):
@@ -107,7 +107,7 @@ def start(
     placement, directory = parse_gpus(config.gpus), request.directory
     if placement.gpus:
         placement = bind(placement, visible_gpus(os.environ))
-    if config.engine.kind not in MODELLESS:
+    if config.engine.needs_model:
         model_path(config.model.path)
     for warning in look_over(config, placement, directory):
         console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)

@@ -123,7 +123,7 @@ def render_plan(plan: Plan) -> str:
 
 def model_size(config: Config) -> ModelSize:
     """From config.json where the model is on this machine, else from a size in its name, such as `1.5B`."""
-    if config.engine.kind in ("mock", "null"):
+    if not config.engine.needs_model:
         return ModelSize(0, 0, 0, f"none: the {config.engine.kind} engine has no model")
     try:
         directory = model_path(config.model.path)
