@@ -1,5 +1,6 @@
 """What the pages show in Python runs as it stands there; the README stays short, and what pages name is there."""
 
+import asyncio
 import re
 import shlex
 import subprocess
@@ -7,14 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import zmq
+import zmq.asyncio
 
 from tests.support.launching import launched
 from tests.support.runs import BRIEF, finish, summary
+from tests.support.wire import HELLO, trajectory, weights
+from tsd.transport.codec import encode
+from tsd.transport.weights import WeightPublisher
 
 ROOT = Path(__file__).parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "tsd" / "docs"
-LIBRARY, TASK = "Search as a library", "A task of your own"
-EXAMPLES = {LIBRARY: (DOCS / "search.md", 20), TASK: (DOCS / "tasks.md", 30)}
+LIBRARY, TASK, WIRE = "Search as a library", "A task of your own", "An example"
+EXAMPLES = {LIBRARY: (DOCS / "search.md", 20), TASK: (DOCS / "tasks.md", 30), WIRE: (DOCS / "wire.md", 40)}
 """Sections with an example in Python: their pages, and the most lines that each may have."""
 MAX_README_LINES, MAX_NAMES = 200, 22
 
@@ -54,6 +60,32 @@ def test_the_task_of_ones_own_is_trained_on_as_it_stands_there(tmp_path: Path) -
     found = summary(tmp_path / "run")
     assert found["num_updates"] == 3
     assert found["before"]["num_problems"] == found["after"]["num_problems"] == 8
+
+
+async def talk_to(command: list[str], trajectories: str, snapshots: str) -> str:
+    """What a program says that is sent a trajectory and answered with weights."""
+    with zmq.asyncio.Context() as context, WeightPublisher(context, snapshots, HELLO, "a") as publisher:
+        await publisher.publish(weights(4))
+        serving = asyncio.create_task(publisher.serve(), name="serve")
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        push = context.socket(zmq.PUSH)
+        push.connect(trajectories)
+        await push.send(encode(trajectory("3-a")))
+        async with asyncio.timeout(50):
+            said, _ = await process.communicate()
+        serving.cancel()
+        push.close(linger=0)
+    return said.decode()
+
+
+def test_others_read_the_wire_with_messagepack_and_zeromq_alone(tmp_path: Path) -> None:
+    program = tmp_path / "others.py"
+    check = "\nassert not {'tsd', 'msgspec', 'numpy', 'torch'} & sys.modules.keys()"
+    program.write_text(block(WIRE, "python") + check)
+    sockets = tuple(f"ipc://{tmp_path}/{name}" for name in ("t", "s"))
+    command = [sys.executable, "-W", "error", str(program), *sockets, HELLO.run, HELLO.tokenizer]
+    said = asyncio.run(talk_to(command, *sockets))
+    assert said.splitlines() == ["3-a-0 reward 0.25 tokens [3, 4, 5]", "weights 4 in 4 frames"], said
 
 
 def test_search_as_a_library_runs_without_torch_or_zmq() -> None:
