@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from tsd.config.numbers import Count, NotNegative, Whole
+from tsd.config.numbers import Count, NotNegative, Share, Whole
 
 
 class IndexConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="index"):
@@ -20,6 +20,9 @@ class IndexConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """A tree's budget, in generated tokens."""
     solutions: Whole = 3
     """End a tree when so many paths solve the problem; 0 goes on to the end of the budget."""
+    give_up: Share = 0.0
+    """End a tree when nothing in it promises more than this share of the solutions per token that a new problem does; 0
+    goes on to the end of the budget."""
 
 
 class PuctConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="puct"):

@@ -27,7 +27,7 @@ async def search_by_index(
     With `learns` the tree's first path, a plain sample, is run to its end and teaches the calibration.
     """
     tree.budget = Budget(max_tokens=config.max_tokens, solutions=config.solutions)
-    index = Index(tree.root, calibration, learns=learns, seed=tree.seed)
+    index = Index(tree.root, calibration, learns=learns, seed=tree.seed, give_up=config.give_up)
     return await grow(tree, lambda: simulate(tree, engine, index), config.agents)
 
 

@@ -52,9 +52,13 @@ class Prospect:
 class Index:
     """All prospects of one tree, which may have grown already: what is known of it is learned from its nodes."""
 
-    def __init__(self, root: Node, calibration: Calibration, *, learns: bool, seed: int) -> None:
+    def __init__(
+        self, root: Node, calibration: Calibration, *, learns: bool, seed: int, give_up: float = 0.0
+    ) -> None:
         self.calibration, self.learns = calibration, learns
         """Whether the tree's first path, a plain sample, is run to its end for the calibration to learn from."""
+        self.least = give_up * calibration.solve_rate / calibration.path_tokens
+        """What promises less than this share of a new problem's prompt is not worth a token."""
         self.rng = random.Random(seed)
         self.root = Prospect(root, None, calibration.solve_rate, calibration.path_tokens)
         self.prospects = {root: self.root}
@@ -76,14 +80,18 @@ class Index:
         return prospect.chance * mass**MASS_POWER / seen / max(1.0, prospect.tokens_left)
 
     def best(self) -> Prospect | None:
-        """The one with the highest index, the oldest of equals; None where nothing is left to sample."""
+        """The one with the highest index, the oldest of equals; None where nothing is left that is worth a token."""
         best = max(self.prospects.values(), key=self)
-        return best if self(best) > 0 else None
+        return best if self.is_worth(best) else None
 
     def is_best(self, prospect: Prospect) -> bool:
-        """Whether no other is higher."""
+        """Whether it is worth a token, and no other is higher."""
         own = self(prospect)
-        return own > 0 and all(own >= self(other) for other in self.prospects.values())
+        return self.is_worth(prospect) and all(own >= self(other) for other in self.prospects.values())
+
+    def is_worth(self, prospect: Prospect) -> bool:
+        """Whether something is left there to sample, and promises enough."""
+        return self(prospect) > 0 and self(prospect) >= self.least
 
     def enter(self, node: Node, up: Prospect) -> Prospect:
         """A state becomes a prospect, or is one already."""
