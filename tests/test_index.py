@@ -237,3 +237,15 @@ async def test_the_mock_engine_is_searched_without_repeats_and_solves_more_than_
         assert tree.num_duplicates == 0
         solved += tree.solved
     assert solved >= 15
+
+
+async def test_a_problem_is_given_up_where_nothing_promises_enough_of_what_a_new_one_does() -> None:
+    costs = []
+    for give_up in (0.0, 0.3, 1.0):
+        tree = make_tree()
+        reason = await grown(tree, Likeliest(), replace(WAY, max_tokens=2000, give_up=give_up))
+        costs.append(tree.num_generated)
+        assert (reason == "exhausted") == (give_up > 0)
+        index = Index(tree.root, CALIBRATION, learns=False, seed=0, give_up=give_up)
+        assert (index.best() is None) == (give_up > 0)
+    assert costs[0] >= 2000 > costs[1] > costs[2]

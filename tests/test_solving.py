@@ -10,18 +10,11 @@ from tsd.search import Calibration
 from tsd.search.calibration import keep_newest, load_calibration, save_calibration
 from tsd.solve import compare_solving, solving_table
 from tsd.solve.calibrate import calibrate
-from tsd.solve.solving import Attempt, summarise
+from tsd.solve.solving import WAYS, Attempt, summarise
 from tsd.tasks import make_task
 
-CONFIG = load_config(
-    None,
-    [
-        "engine.kind=mock",
-        "engine.mock_solve_rate=0.1",
-        "method.max_tokens=600",
-        "method.solutions=1",
-    ],
-)
+SETTINGS = ("engine.kind=mock", "engine.mock_solve_rate=0.1", "method.max_tokens=600", "method.solutions=1")
+CONFIG = load_config(None, SETTINGS)
 
 
 def generation(config: Config = CONFIG) -> Generation:
@@ -45,13 +38,26 @@ async def test_search_with_a_calibrated_v_solves_more_per_token_than_samples() -
         calibration = await calibrate(engine, task, CONFIG)
         assert max(calibration.explained) > 0.1, "the mock engine's V sees"
         rows = await compare_solving(engine, task, problems, CONFIG, calibration, agents=(1, 16))
-    samples, best, majority, alone, many = rows
-    assert [row.way for row in rows] == ["samples", "best", "majority", "search, agents: 1", "search, agents: 16"]
+    samples, _, best, majority, _, alone, many = rows
+    assert [row.way for row in rows] == [*WAYS[:-1], "search, agents: 1", "search, agents: 16"]
     assert alone.ci95[0] > samples.ci95[1], "intervals apart"
     assert many.per_1000_tokens > 0.8 * alone.per_1000_tokens
     assert best.num_problems == majority.num_problems == 40
     table = solving_table(rows)
     assert f"ratio, search, agents: 1: {alone.per_1000_tokens / samples.per_1000_tokens:.2f}" in table
+
+
+async def test_what_gives_up_costs_less_and_solves_less() -> None:
+    task, config = make_task(CONFIG.task), load_config(None, [*SETTINGS, "method.give_up=0.5"])
+    engine = generation()
+    problems = list(task.problems("validation", 40, 0))
+    async with engine.engine:
+        calibration = await calibrate(engine, task, CONFIG)
+        ways = ("samples", "samples that give up", "search to the end", "search")
+        rows = await compare_solving(engine, task, problems, config, calibration, ways=ways)
+    for to_the_end, giving_up in (rows[:2], rows[2:]):
+        assert giving_up.tokens < to_the_end.tokens
+        assert giving_up.solved <= to_the_end.solved
 
 
 async def test_a_calibration_is_what_a_plain_count_says() -> None:

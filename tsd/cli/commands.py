@@ -37,8 +37,8 @@ from tsd.types import Problem, Split, Task
 T = TypeVar("T")
 ShowProgress = Callable[[int, float, tuple[float, float]], None]
 
-SOLVING_TOKENS = 1500
-"""A problem's budget where solving is compared."""
+SOLVING_TOKENS, GIVE_UP = 1500, 0.4
+"""A problem's budget where solving is compared, and when it is given up: see `tools/compare_solving`."""
 NUM_LINES = 10
 """Lines of progress where there is no terminal."""
 
@@ -93,6 +93,7 @@ class SolvingComparison:
             "task.style": self.style or _style(directory),
             "method.max_tokens": SOLVING_TOKENS,
             "method.solutions": 1,
+            "method.give_up": GIVE_UP,
         }
         config = load_config(None, (*(setting(key, value) for key, value in options.items()), *self.settings))
         task = make_task(config.task)

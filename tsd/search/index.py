@@ -52,9 +52,7 @@ class Prospect:
 class Index:
     """All prospects of one tree, which may have grown already: what is known of it is learned from its nodes."""
 
-    def __init__(
-        self, root: Node, calibration: Calibration, *, learns: bool, seed: int, give_up: float = 0.0
-    ) -> None:
+    def __init__(self, root: Node, calibration: Calibration, *, learns: bool, seed: int, give_up: float = 0.0) -> None:
         self.calibration, self.learns = calibration, learns
         """Whether the tree's first path, a plain sample, is run to its end for the calibration to learn from."""
         self.least = give_up * calibration.solve_rate / calibration.path_tokens

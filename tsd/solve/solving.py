@@ -1,6 +1,7 @@
 """Solving against tokens: what a model solves by search, by samples, and by choosing among samples.
 
-The first two stop at a solution, which the task's grade tells; the others give one answer that nobody has looked at.
+The first two stop at a solution, which the task's grade tells, or give a problem up; the others give one answer that
+nobody has looked at.
 """
 
 import asyncio
@@ -11,14 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from tsd.config import Config
+from tsd.config import Config, IndexConfig
 from tsd.engine import Generation
 from tsd.search import Calibration, Way, plant, search
 from tsd.tasks.answers import answer_of
 from tsd.types import Problem, Step, Task
 
 NUM_RESAMPLED = 1000
-WAYS = ("samples", "best", "majority", "search")
+WAYS = ("samples", "samples that give up", "best", "majority", "search to the end", "search")
+"""The first and the fifth spend a problem's whole budget where they do not solve it."""
 TREES_AT_ONCE = 32
 NUM_CHOICES = 16
 """Samples of which one is chosen."""
@@ -74,26 +76,28 @@ async def compare_solving(
     ways: Sequence[str] = WAYS,
 ) -> list[Solving]:
     """A row for each way, one after the other on one engine; search with each number of agents."""
+    to_the_end = _with(config, give_up=0.0)
     solvers = {
-        "samples": by_samples(generation, task, config),
+        "samples": by_samples(generation, task, to_the_end, calibration),
+        "samples that give up": by_samples(generation, task, config, calibration),
         "best": by_choice(generation, task, config, majority=False),
         "majority": by_choice(generation, task, config, majority=True),
+        "search to the end": by_search(generation, task, _with(to_the_end, agents=agents[0]), calibration),
     }
     rows = [await attempt_all(way, problems, solvers[way], TREES_AT_ONCE) for way in ways if way in solvers]
     for number in agents if "search" in ways else ():
-        way = msgspec.structs.replace(_way(config), agents=number)
-        solver = by_search(generation, task, msgspec.structs.replace(config, method=way), calibration)
+        solver = by_search(generation, task, _with(config, agents=number), calibration)
         rows.append(await attempt_all(f"search, agents: {number}", problems, solver, TREES_AT_ONCE))
     return rows
 
 
 def solving_table(rows: Sequence[Solving]) -> str:
     """The rows as text, and search's ratios to independent samples."""
-    lines = [f"{'':<22}{'solved':>8}{'tokens':>8}{'solved per 1,000':>18}   95%"]
+    lines = [f"{'':<24}{'solved':>8}{'tokens':>8}{'solved per 1,000':>18}   95%"]
     for row in rows:
         low, high = row.ci95
         numbers = f"{row.solved:>8.1%}{row.tokens:>8.0f}{row.per_1000_tokens:>18.3f}"
-        lines.append(f"{row.way:<22}{numbers}   [{low:.2f}, {high:.2f}]")
+        lines.append(f"{row.way:<24}{numbers}   [{low:.2f}, {high:.2f}]")
     samples = next((row for row in rows if row.way == "samples"), None)
     if samples is not None and samples.per_1000_tokens:
         for row in rows:
@@ -121,8 +125,10 @@ def _rate(attempts: Sequence[Attempt]) -> float:
 
 
 def by_search(generation: Generation, task: Task, config: Config, calibration: Calibration) -> Solver:
-    """A tree as `[method]` says, until it is solved or its budget is spent."""
-    way = _way(config)
+    """A tree as `[method]` says, until it is solved, given up, or its budget is spent."""
+    way = config.method
+    if not isinstance(way, Way):
+        raise ValueError("method.kind: expected index or puct, which search")
 
     async def solve(problem: Problem) -> Attempt:
         tree = plant(problem, task, generation.codec, config.task.style, config.search)
@@ -132,27 +138,36 @@ def by_search(generation: Generation, task: Task, config: Config, calibration: C
     return solve
 
 
-def by_samples(generation: Generation, task: Task, config: Config) -> Solver:
-    """Independent samples, one after the other, until one is right or search's budget of tokens is spent."""
-    max_tokens = _way(config).max_tokens
+def by_samples(generation: Generation, task: Task, config: Config, calibration: Calibration) -> Solver:
+    """Independent samples, one after the other, until one is right or search's budget of tokens is spent.
+
+    Given up as search gives up: where the mean of the problem's Beta posterior falls to that share of a new problem's.
+    """
+    way, strength = _way(config), calibration.strength
 
     async def solve(problem: Problem) -> Attempt:
-        prompt, num_tokens = generation.codec.encode(task.prompt(problem, config.task.style)), 0
-        while num_tokens < max_tokens:
+        prompt, num_tokens, num_failed = generation.codec.encode(task.prompt(problem, config.task.style)), 0, 0
+        while num_tokens < way.max_tokens and strength / (strength + num_failed) >= way.give_up:
             (sample,) = await generation.engine.sample(prompt, 1, config.search.max_path_tokens)
             num_tokens += len(sample.tokens)
             if task.grade(problem, generation.codec.decode(sample.tokens)).exact:
                 return Attempt(True, num_tokens)
+            num_failed += 1
         return Attempt(False, num_tokens)
 
     return solve
 
 
-def _way(config: Config) -> Way:
-    """How the search that is compared goes. Raises ValueError where that does not search at all."""
-    if not isinstance(config.method, Way):
-        raise ValueError("method.kind: expected index or puct, which search")
+def _way(config: Config) -> IndexConfig:
+    """How the search that is compared goes. Raises ValueError where that is not by index."""
+    if not isinstance(config.method, IndexConfig):
+        raise ValueError("method.kind: expected index, which solving is compared by")
     return config.method
+
+
+def _with(config: Config, **changes: object) -> Config:
+    """The same with another search."""
+    return msgspec.structs.replace(config, method=msgspec.structs.replace(_way(config), **changes))
 
 
 def by_choice(generation: Generation, task: Task, config: Config, *, majority: bool) -> Solver:
