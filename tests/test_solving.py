@@ -47,7 +47,7 @@ async def test_search_with_a_calibrated_v_solves_more_per_token_than_samples() -
     assert f"ratio, search, agents: 1: {alone.per_1000_tokens / samples.per_1000_tokens:.2f}" in table
 
 
-async def test_what_gives_up_costs_less_and_solves_less() -> None:
+async def test_what_gives_up_costs_less() -> None:
     task, config = make_task(CONFIG.task), load_config(None, [*SETTINGS, "method.give_up=0.5"])
     engine = generation()
     problems = list(task.problems("validation", 40, 0))
@@ -57,7 +57,6 @@ async def test_what_gives_up_costs_less_and_solves_less() -> None:
         rows = await compare_solving(engine, task, problems, config, calibration, ways=ways)
     for to_the_end, giving_up in (rows[:2], rows[2:]):
         assert giving_up.tokens < to_the_end.tokens
-        assert giving_up.solved <= to_the_end.solved
 
 
 async def test_a_calibration_is_what_a_plain_count_says() -> None:

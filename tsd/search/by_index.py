@@ -55,7 +55,8 @@ async def _first(tree: Tree, index: Index) -> Prospect | None:
         if index.has_room(tree.num_generated, tree.num_expansions) and (best := index.best()) is not None:
             return best
         if not index.num_under_way:
-            tree.root.closed = True
+            tree.is_given_up = any(map(index, index.prospects.values()))
+            tree.root.closed = not tree.is_given_up
             return None
         await index.change()
         if tree.stop_reason() is not None:

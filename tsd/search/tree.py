@@ -46,6 +46,8 @@ class Tree:
         self.prompt, self.grade, self.limits, self.seed = tuple(prompt), grade, limits, seed
         self.budget = NO_LIMIT
         """Whoever searches the tree sets it."""
+        self.is_given_up = False
+        """Nothing that is left promises enough."""
         self.root = Node(up=None, step=None, prior=1.0)
         self.num_solutions = 0
         """Different paths that solve the problem."""
@@ -87,6 +89,8 @@ class Tree:
             return "solved"
         if self.root.closed:
             return "exhausted"
+        if self.is_given_up:
+            return "given up"
         if budget.max_tokens and self.num_generated >= budget.max_tokens:
             return "tokens"
         if budget.simulations and self.num_simulations >= budget.simulations:
