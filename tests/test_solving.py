@@ -48,7 +48,7 @@ async def test_search_with_a_calibrated_v_solves_more_per_token_than_samples() -
 
 
 async def test_what_gives_up_costs_less() -> None:
-    task, config = make_task(CONFIG.task), load_config(None, [*SETTINGS, "method.give_up=0.5"])
+    task, config = make_task(CONFIG.task), load_config(None, [*SETTINGS, "method.give_up=0.9"])
     engine = generation()
     problems = list(task.problems("validation", 40, 0))
     async with engine.engine:
