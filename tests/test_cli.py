@@ -43,7 +43,7 @@ def test_each_command_has_help_with_examples(command: str, capsys: pytest.Captur
     [
         (("eval", "--model", "/nowhere", "--data", "x.jsonl"), "error: model.path: expected a Hugging Face model"),
         (("eval", "--model", MODEL, "--data", "/nowhere.jsonl"), "error: cannot read /nowhere.jsonl: No such file"),
-        (("eval", "--model", MODEL, "--data", "x", "--temperature", "0"), "evaluate.temperature"),
+        (("eval", "--model", MODEL, "--data", "x", "--temperature", "-1"), "evaluate.temperature"),
         (("eval", "--model", MODEL, "--data", "x", "--set", "evaluate.kk=1"), "unknown field `kk`"),
         (("solve", "5 13 5 = x"), "or 5 13 5 9 = 31, found '5 13 5 = x'"),
         (("solve", "5 13 5 9 = 31", "--resume", "/nowhere.json"), "error: cannot read /nowhere.json: No such file"),
@@ -137,6 +137,13 @@ def test_a_fault_while_evaluating_is_one_line_with_exit_code_1(
     assert tsd("eval", "--model", MODEL, "--data", str(path), "--set", "engine.max_sequences=8") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: expected 1 to 255 state tokens and at most 8 samples, found")
+
+
+def test_at_temperature_0_every_sample_is_the_likeliest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = [json.loads(evaluated(tmp_path, capsys, "--temperature", "0", "--json")[0]) for _ in range(2)]
+    assert greedy[0]["mean_at_k"] == greedy[0]["pass_at_k"]
+    assert greedy[0]["generated_tokens"] == greedy[1]["generated_tokens"]
+    assert greedy[0]["temperature"] == 0
 
 
 def test_bench_search_prints_rows_as_json_or_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:

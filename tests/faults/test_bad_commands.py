@@ -53,7 +53,7 @@ OURS = (
     (f"eval --model {TINY} --data BROKEN", "BROKEN:1: expected"),
     (f"eval --model {TINY} --data BINARY", "BINARY"),
     (f"eval --model {TINY} --data NOTHING", "NOTHING"),
-    (f"eval --model {TINY} --data DATA --temperature 0", "temperature"),
+    (f"eval --model {TINY} --data DATA --temperature -1", "temperature"),
     ("solve words", "expected"),
     ("solve 5+13=18", "expected"),
     ("solve 5=5=5", "expected"),

@@ -146,7 +146,8 @@ def evaluate(
     ],
     k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature, above 0. [default: 0.8; with --search 1]")
+        float | None,
+        typer.Option(help="Sampling temperature; 0 is greedy. [default: 0.8; with --search 1]"),
     ] = None,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
     style: Annotated[

@@ -169,8 +169,8 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Held-out problems, of the sizes in task.num_numbers; 820 is all of the published set's size."""
     k: Count = 16
     """Samples of each problem."""
-    temperature: Positive = 0.8
-    """Sampling temperature; 0.8 is that of the published search."""
+    temperature: NotNegative = 0.8
+    """Sampling temperature; 0.8 is that of the published search, 0 always takes the likeliest token."""
 
 
 class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

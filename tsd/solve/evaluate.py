@@ -26,6 +26,8 @@ from tsd.run.child import run_child
 from tsd.tasks import make_task
 from tsd.types import Engine, Grade, Problem, Task
 
+GREEDY = 1e-4
+"""A temperature so low that the likeliest token is always drawn: engines divide by it."""
 NUM_IN_FLIGHT = 64
 """Problems sampled at once: enough to fill the engine, few enough that progress is steady."""
 HELDOUT_SEED = 0
@@ -117,7 +119,8 @@ def _summary(answered: Sequence[_Answered], config: Config, seconds: float) -> E
 
 def evaluation_engine(config: Config, directory: Path | None) -> Generation:
     """The configured engine at the evaluation's temperature."""
-    return make_engine(config, directory, temperature=config.evaluate.temperature, seed=config.seed)
+    temperature = max(GREEDY, config.evaluate.temperature)
+    return make_engine(config, directory, temperature=temperature, seed=config.seed)
 
 
 async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
