@@ -111,7 +111,7 @@ async def test_a_trainer_that_fails_ends_the_run_and_says_how_to_go_on(run: Run)
         await _supervise(run)
     assert str(failure.value) == (
         f"trainer-0 ended with exit code 2; its log {run.directory}/logs/trainer-0.log ends: error: out of memory; "
-        f"continue from the last checkpoint with: tsd launch --resume {run.directory}"
+        f"start it again with: tsd launch --resume {run.directory}"
     )
 
 

@@ -47,5 +47,9 @@ class ProcessError(TsdError):
     """Raised when a process of the run ends when it should not."""
 
 
+class TaskError(TsdError):
+    """Raised when a task of a user's own fails, or returns what it must not."""
+
+
 class DivergedError(TsdError):
     """Raised when training meets a loss that is not finite several times in a row."""

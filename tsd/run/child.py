@@ -13,10 +13,12 @@ from pathlib import Path
 
 import uvloop
 
-from tsd.errors import TsdError, leaves
+from tsd.errors import TaskError, TsdError, leaves
 
 FAULT = 2
-"""Exit code of one that can name its fault: starting it again would not help."""
+"""Exit code of one that can name its fault: starting a trainer again would not help."""
+HOPELESS = 3
+"""Exit code of one whose fault would come again in any process of the run."""
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEAT_S = 1.0
 BEATS = "alive"
@@ -24,7 +26,8 @@ BEATS = "alive"
 
 
 def run_child(work: Coroutine[None, None, None]) -> int:
-    """Runs a child's whole life; its exit code: 0 when done or told to stop, FAULT after a fault that it can name."""
+    """Runs a child's whole life. Its exit code: 0 when done or told to stop, FAULT or HOPELESS where it can name its
+    fault."""
     rare_gc()
     try:
         uvloop.run(_cancelled_by_sigterm(work))
@@ -34,7 +37,8 @@ def run_child(work: Coroutine[None, None, None]) -> int:
         errors = leaves(error)
         if not all(map(_is_named, errors)):
             raise
-        return _complain(errors[0])
+        _complain(errors[0])
+        return HOPELESS if isinstance(errors[0], TaskError) else FAULT
     return 0
 
 
@@ -74,7 +78,6 @@ def _is_named(error: BaseException) -> bool:
     return isinstance(error, TsdError | ValueError) or (isinstance(error, OSError) and error.errno in DISK_IS_FULL)
 
 
-def _complain(error: BaseException) -> int:
+def _complain(error: BaseException) -> None:
     with suppress(OSError):  # the log may be on the disk that is full
         print(f"error: {error}", file=sys.stderr)
-    return FAULT

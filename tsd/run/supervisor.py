@@ -33,7 +33,7 @@ from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
 from tsd.observe.metrics import MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
 from tsd.run import rundir
-from tsd.run.child import BEATS, FAULT
+from tsd.run.child import BEATS, FAULT, HOPELESS
 from tsd.run.processes import Child, Children
 from tsd.transport.addresses import choose_base
 
@@ -204,14 +204,15 @@ class Phases:
     async def keep_generator(self, index: int, device: str) -> None:
         """Starts a generator, and again when it dies, a few times; then goes on without it.
 
-        Raises ProcessError when it was the last one.
+        Raises ProcessError when it was the last one, or when its fault would come again in any.
         """
         count, delays = len(self.run.placement.gen), list(self.run.restart_delays_s)
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
         argv = (*argv, "--num-generators", str(count), "--sockets", self.sockets)
         while True:
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
-            await self.wait(child)
+            if await self.wait(child) == HOPELESS:
+                raise ProcessError(f"{child.failure()}; {self.how_to_continue}")
             if time.monotonic() - self.first_beats.pop(child.pid, math.inf) >= GOOD_LIFE_S:
                 delays = list(self.run.restart_delays_s)
             if not delays:
@@ -283,7 +284,8 @@ class Phases:
 
     @property
     def how_to_continue(self) -> str:
-        return f"continue from the last checkpoint with: tsd launch --resume {self.run.directory}"
+        how = "continue from the last checkpoint" if self.checkpoint() else "start it again"
+        return f"{how} with: tsd launch --resume {self.run.directory}"
 
 
 def _changed_at(path: Path) -> int:

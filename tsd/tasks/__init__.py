@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 
 from tsd.config import TaskConfig
+from tsd.tasks.checked import Checked
 from tsd.tasks.countdown import Countdown
 from tsd.tasks.gym import Gym
 from tsd.tasks.outside import make_outside
@@ -23,4 +24,4 @@ def make_task(config: TaskConfig, registered: Iterable[EntryPoint] | None = None
     Raises ValueError for an unknown name, a task that cannot be loaded, and settings that are none of the task's.
     """
     make = BUILT_IN.get(config.name)
-    return make_outside(config, BUILT_IN, registered) if make is None else make(config)
+    return Checked(make_outside(config, BUILT_IN, registered)) if make is None else make(config)
