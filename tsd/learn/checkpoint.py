@@ -1,8 +1,12 @@
-"""Checkpoints: directories written whole or not at all. Knows nothing about what a learner puts into one."""
+"""Checkpoints: directories written whole or not at all, each with the checksums of its files.
 
+Knows nothing about what a learner puts into one.
+"""
+
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +15,9 @@ from tsd.config import TrainConfig
 from tsd.errors import CheckpointError
 
 STATE_FILE = "state.json"
+CHECKSUM_FILE = "checksums.json"
+DAMAGED = ".damaged"
+"""Behind the name of a checkpoint that was set aside."""
 
 
 class TrainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +55,45 @@ def checkpoints_dir(run_dir: Path) -> Path:
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
-    found = sorted(path.parent for path in checkpoints_dir(run_dir).glob(f"update-*/{STATE_FILE}"))
+    found = sorted(path.parent for path in checkpoints_dir(run_dir).glob(f"update-*[0-9]/{STATE_FILE}"))
     return found[-1] if found else None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in a few words; None where they are as they were written.
+
+    Of one from before there were checksums nothing is known.
+    """
+    try:
+        expected = msgspec.json.decode((checkpoint / CHECKSUM_FILE).read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError):
+        return f"{CHECKSUM_FILE} cannot be read"
+    for name, digest in expected.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _digest(path) != digest:
+            return f"{name} is not as it was written"
+    return None
+
+
+def set_damaged_aside(run_dir: Path) -> Iterator[str]:
+    """Renames the newest checkpoints as long as they are damaged, so that the newest whole one is the latest.
+
+    Says of each what is wrong with it, and what training then goes on from.
+    """
+    while (newest := latest_checkpoint(run_dir)) is not None and (wrong := damage(newest)) is not None:
+        newest.rename(newest.with_name(newest.name + DAMAGED))
+        before = latest_checkpoint(run_dir)
+        goes_on = f"training goes on from {before.name}" if before else "no other is left, training begins anew"
+        yield f"checkpoint {newest.name} is damaged: {wrong}; it is set aside, and {goes_on}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def load_state(checkpoint: Path) -> TrainState:
@@ -74,6 +118,8 @@ def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], Non
         partial.mkdir(parents=True)
         save(partial)
         (partial / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
+        digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        (partial / CHECKSUM_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(digests), indent=2))
         _sync(partial)
         if final.exists():
             shutil.rmtree(final)

@@ -12,11 +12,11 @@ import msgspec
 
 from tsd import __version__
 from tsd.config import kind, load_config
-from tsd.learn.checkpoint import STATE_FILE, TrainState, latest_checkpoint, load_state
+from tsd.learn.checkpoint import CHECKSUM_FILE, STATE_FILE, TrainState, damage, latest_checkpoint, load_state
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE, VALUE_HEAD_FILE
 from tsd.run.rundir import CONFIG_FILE, check_run
 
-LEFT_BEHIND = (VALUE_HEAD_FILE, STATE_FILE, OPTIMIZER_FILE)
+LEFT_BEHIND = (CHECKSUM_FILE, VALUE_HEAD_FILE, STATE_FILE, OPTIMIZER_FILE)
 CARD_FILE = "README.md"
 
 
@@ -31,6 +31,8 @@ def export(run_dir: Path, out: Path) -> Path:
         raise ValueError(f"{run_dir} has no checkpoint yet; wait for one, or resume the run")
     if (checkpoint / MOCK_FILE).exists():
         raise ValueError(f"{run_dir} ran on the mock engine: there is no model in it")
+    if wrong := damage(checkpoint):
+        raise ValueError(f"{checkpoint} is damaged: {wrong}; tsd launch --resume {run_dir} sets it aside")
     if out.exists():
         raise ValueError(f"{out} is there already; name another --out")
     shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns(*LEFT_BEHIND))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tsd.config import MAIN_JOB, Config, load_config, save_config
 from tsd.config.devices import Placement, bind, parse_gpus, visible_gpus
+from tsd.learn.checkpoint import set_damaged_aside
 from tsd.model.files import model_path
 from tsd.observe.metrics import Sink
 from tsd.observe.printable import printable
@@ -116,6 +117,8 @@ def start(
         rundir.create(directory)
     with ExitStack() as stack:
         lock = stack.enter_context(rundir.locked(directory))
+        for warning in set_damaged_aside(directory):
+            console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)
         save_config(config, directory / rundir.CONFIG_FILE)
         sinks = tuple(_sinks(config, directory, stack))
         run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
