@@ -16,6 +16,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ("search.tree=3", r"unknown field `tree`.*\$\.search`; did you mean search\.trees\?"),
         ("search.agents=3", r"unknown field `agents`.*; did you mean method\.agents\?"),
         ("search.zebra=3", r"unknown field `zebra`.*; `tsd config` lists the settings"),
+        ("method.num_samples=3", r"; it is a setting of method\.kind = puct or groups or best-of-n"),
         ("method.agents=0", r">= 1.*\$\.method\.agents"),
         ("method.agents=x", r"\$\.method\.agents`; expected a whole number from 1"),
         ("method.kind=mcts", r"\$\.method\.kind`; expected index or puct or groups or best-of-n"),

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.command import tsd
 from tests.support.launching import launched, until
-from tests.support.runs import SHORT, TSD, finish, summary
+from tests.support.runs import SMALL, TSD, finish, summary
 from tsd.config import TaskConfig
 from tsd.tasks import make_task
 from tsd.tasks.gym import GRADE_S, ILLEGAL, Gym
@@ -173,13 +173,13 @@ def test_a_task_whose_process_is_killed_leaves_none(tmp_path: Path) -> None:
 
 
 def test_solve_takes_a_problem_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tsd("solve", "7", "--simulations", "5", *SUMS, "--set", "task.style=digits", "--json") == 0
+    assert tsd("solve", "7", "--tokens", "50", *SUMS, "--set", "task.style=digits", "--json") == 0
     assert json.loads(json.loads(capsys.readouterr().out)["problem"])["number"] == 7
 
 
 @pytest.mark.timeout(180)
 def test_a_run_learns_from_a_data_set(tmp_path: Path) -> None:
     options = ("--set", "task.style=digits", "--max-updates", "2", "--gpus", "cpu:gen,cpu:train")
-    with launched([*TSD, *SUMS, *SHORT, *options, "--run-dir", str(tmp_path / "run")]) as run:
+    with launched([*TSD, *SUMS, *SMALL, *options, "--run-dir", str(tmp_path / "run")]) as run:
         finish(run, 150)
     assert summary(tmp_path / "run")["num_updates"] == 2

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.launching import GONE_AFTER_S, launched, until
-from tests.support.runs import BRIEF, MOCK, SHORT, TSD, finish, state, summary, updates
+from tests.support.runs import BRIEF, MOCK, SMALL, TSD, finish, state, summary, updates
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
@@ -114,7 +114,7 @@ def check_trained_model(run_dir: Path) -> None:
 def test_a_whole_run_on_torch_trains_the_tiny_model(tmp_path: Path, trainers: int) -> None:
     run_dir = tmp_path / "run"
     gpus = ",".join(["cpu:gen", *["cpu:train"] * trainers])
-    with launched([*TSD, *SHORT, "--max-updates", "2", "--gpus", gpus, "--run-dir", str(run_dir)]) as run:
+    with launched([*TSD, *SMALL, "--max-updates", "2", "--gpus", gpus, "--run-dir", str(run_dir)]) as run:
         finish(run, 180)
     found = summary(run_dir)
     assert (found["num_updates"], found["num_trajectories"]) == (2, 16)
@@ -133,7 +133,7 @@ def test_a_whole_run_on_torch_trains_the_tiny_model(tmp_path: Path, trainers: in
 def test_a_whole_run_on_vllm_trains_the_tiny_model(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     vllm = ("--set", "engine.kind=vllm", "--set", "engine.max_sequences=64", "--set", "engine.cache_mb=128")
-    with launched([*TSD, *SHORT, *vllm, "--max-updates", "2", "--run-dir", str(run_dir)]) as run:
+    with launched([*TSD, *SMALL, *vllm, "--max-updates", "2", "--run-dir", str(run_dir)]) as run:
         finish(run, 390)
     found = summary(run_dir)
     assert (found["num_updates"], found["num_trajectories"]) == (2, 16)

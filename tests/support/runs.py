@@ -28,6 +28,8 @@ BRIEF = tuple(
 )
 
 
+SMALL = (*BRIEF, "--set", "method.max_tokens=200", "--set", "search.trees=2")
+"""For the main job, whose method is another than the mock configuration's."""
 SHORT = (*BRIEF, "--set", "method.agents=4", "--set", "method.simulations=12")
 
 

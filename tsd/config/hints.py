@@ -15,6 +15,9 @@ def hint(refusal: str) -> str:
     section = found[1] if found and found[1] else ""
     sections = reference()
     if unknown := re.search(r"unknown field `(.+?)`", refusal):
+        own = [each.kind for each in sections for one in each.settings if one.path == f"{section}.{unknown[1]}"]
+        if own:
+            return f"; it is a setting of {section}.kind = {' or '.join(own)}"
         return _meant(section, unknown[1], [one.path for each in sections for one in each.settings])
     if section.endswith(".kind"):
         kinds = [each.kind for each in sections if f"{each.name}.kind" == section and each.kind]

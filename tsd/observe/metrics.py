@@ -200,6 +200,7 @@ class PhaseRow(Struct, frozen=True, kw_only=True, tag="phase", tag_field="kind")
     time_s: float = field(default_factory=time.time)
     """When it was written, seconds since 1970."""
     phase: Phase
+    """What begins now."""
     about: str = ""
     """For people: what is launched, what failed, what came of it."""
 
