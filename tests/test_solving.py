@@ -30,6 +30,7 @@ def test_solutions_per_token_are_of_all_problems_together() -> None:
     assert low < 4.0 < high
 
 
+@pytest.mark.timeout(90)
 async def test_search_with_a_calibrated_v_solves_more_per_token_than_samples() -> None:
     task = make_task(CONFIG.task)
     engine = generation()

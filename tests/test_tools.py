@@ -16,6 +16,7 @@ def test_there_are_tools() -> None:
     assert {path.name for path in PYTHON} >= {"ablate_search", "compare_solving", "compare_trainer", "gpu_check", "run"}
 
 
+@pytest.mark.timeout(90)  # each loads torch in a process of its own: half a minute together
 @pytest.mark.parametrize("tool", PYTHON, ids=lambda path: path.name)
 def test_a_tool_says_what_it_takes(tool: Path) -> None:
     command = [sys.executable, str(tool), "--help"]
