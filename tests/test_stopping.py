@@ -69,6 +69,7 @@ def test_a_signal_stops_a_run_in_order_and_resume_continues(tmp_path: Path, numb
     assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
 
 
+@pytest.mark.timeout(90)
 def test_a_killed_launcher_leaves_no_process_and_resume_continues(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with _in_training(run_dir) as launched:
@@ -105,6 +106,7 @@ def test_a_signal_ends_an_evaluation(tmp_path: Path) -> None:
     assert not list(run_dir.glob("started-trainer-*"))
 
 
+@pytest.mark.timeout(90)
 def test_a_command_that_is_interrupted_ends_as_shells_expect(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_path("builtin:countdown-tiny"), model)

@@ -98,6 +98,7 @@ def test_a_launch_refuses_an_unknown_task_before_anything_starts(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.timeout(90)
 def test_a_package_registers_a_task_for_every_command(tmp_path: Path) -> None:
     """The package is a module and its metadata in a folder of their own."""
     metadata = tmp_path / "package" / "more-1.0.dist-info"
