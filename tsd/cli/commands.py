@@ -29,6 +29,7 @@ from tsd.solve import Row, Solving, bench_search, compare_solving
 from tsd.solve.calibrate import calibrate
 from tsd.solve.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.solve.solve import Solution, read_tree, solve
+from tsd.solve.solving import BUDGET, GIVE_UP
 from tsd.tasks import make_task
 from tsd.tasks.lines import read_lines
 from tsd.trainer.warmstart import WarmstartConfig, warmstart
@@ -37,8 +38,6 @@ from tsd.types import Problem, Split, Task
 T = TypeVar("T")
 ShowProgress = Callable[[int, float, tuple[float, float]], None]
 
-SOLVING_TOKENS, GIVE_UP = 1500, 0.4
-"""A problem's budget where solving is compared, and when it is given up: see `tools/compare_solving`."""
 NUM_LINES = 10
 """Lines of progress where there is no terminal."""
 
@@ -91,7 +90,7 @@ class SolvingComparison:
             "engine.kind": self.engine,
             **({} if self.temperature is None else {"engine.temperature": self.temperature}),
             "task.style": self.style or _style(directory),
-            "method.max_tokens": SOLVING_TOKENS,
+            "method.max_tokens": BUDGET,
             "method.solutions": 1,
             "method.give_up": GIVE_UP,
         }

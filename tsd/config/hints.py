@@ -14,16 +14,16 @@ def hint(refusal: str) -> str:
     found = re.search(r" - at `\$(?:\.([\w.]+))?`", refusal)
     section = found[1] if found and found[1] else ""
     sections = reference()
+    settings = [(one, each.kind) for each in sections for one in each.settings]
     if unknown := re.search(r"unknown field `(.+?)`", refusal):
-        own = [each.kind for each in sections for one in each.settings if one.path == f"{section}.{unknown[1]}"]
-        if own:
+        if own := [kind for one, kind in settings if one.path == f"{section}.{unknown[1]}"]:
             return f"; it is a setting of {section}.kind = {' or '.join(own)}"
-        return _meant(section, unknown[1], [one.path for each in sections for one in each.settings])
+        return _meant(section, unknown[1], [one.path for one, _ in settings])
     if section.endswith(".kind"):
         kinds = [each.kind for each in sections if f"{each.name}.kind" == section and each.kind]
         if kinds:
             return f"; expected {' or '.join(kinds)}"
-    choices = next((one.kind for each in sections for one in each.settings if one.path == section), "")
+    choices = next((one.kind for one, _ in settings if one.path == section), "")
     return f"; expected {choices}" if choices else ""
 
 

@@ -5,7 +5,6 @@ A method is what the generators do with a problem, and what the trainer makes of
 
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from tsd.config.numbers import Count, NotNegative, Share, Whole
@@ -73,5 +72,4 @@ MethodConfig = IndexConfig | PuctConfig | GroupsConfig | BestOfConfig
 
 def kind(config: Struct) -> str:
     """What a configuration's `kind` says."""
-    name: str = msgspec.to_builtins(config)["kind"]
-    return name
+    return str(config.__struct_config__.tag)

@@ -14,25 +14,25 @@ import argparse
 import asyncio
 import itertools
 import random
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tsd.config import Config, IndexConfig, load_config
+from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.methods import Method, make_method
+from tsd.methods.index import Index
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
-from tsd.search import Calibration, Tree, Trie, plant
+from tsd.search import Tree, Trie, plant
 from tsd.search.calibration import RUNNING, load_calibration, save_calibration
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
@@ -68,8 +68,6 @@ class Generator:
     reporter: Reporter
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
-    calibration: Calibration = field(default_factory=Calibration)
-    """What search by index goes by; its trees teach it while the policy moves."""
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
@@ -90,15 +88,8 @@ class Generator:
         """One tree after another: collect from it, send."""
         config = self.config
         for position, problem in problems:
-            tree = plant(
-                problem,
-                self.task,
-                self.codec,
-                config.task.style,
-                config.search,
-                grader=self.grader,
-                seed=position,
-            )
+            style, limits = config.task.style, config.search
+            tree = plant(problem, self.task, self.codec, style, limits, grader=self.grader, seed=position)
             self.reporter.growing.append(tree)
             tries = await self.method.collect(tree, self.engine)
             self.reporter.growing.remove(tree)
@@ -125,9 +116,9 @@ class Generator:
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
         pause_s = await self.engine.load(update)
-        if isinstance(self.config.method, IndexConfig):
+        if isinstance(self.method, Index):
             path = self.run_dir / RUNNING.format(self.index)
-            await asyncio.to_thread(save_calibration, self.calibration, path)
+            await asyncio.to_thread(save_calibration, self.method.calibration, path)
         self.metrics.write(
             WeightsRow(
                 source=f"generator-{self.index}",
@@ -231,7 +222,6 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             metrics,
             reporter,
             grader,
-            calibration=calibration,
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 
@@ -244,7 +234,3 @@ def main() -> int:
     parser.add_argument("--sockets", required=True)
     args = parser.parse_args()
     return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

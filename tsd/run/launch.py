@@ -110,19 +110,22 @@ def start(
         placement = bind(placement, visible_gpus(os.environ))
     if config.engine.needs_model:
         model_path(config.model.path)
-    for warning in look_over(config, placement, directory):
-        console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)
+    _warn(console, look_over(config, placement, directory))
     os.umask(0o077)  # of all processes of the run: what they write is its user's alone
     if request.resume is None:
         rundir.create(directory)
     with ExitStack() as stack:
         lock = stack.enter_context(rundir.locked(directory))
-        for warning in set_damaged_aside(directory):
-            console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)
+        _warn(console, set_damaged_aside(directory))
         save_config(config, directory / rundir.CONFIG_FILE)
         sinks = tuple(_sinks(config, directory, stack))
         run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
         return asyncio.run(supervise(run, lock, console))
+
+
+def _warn(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {printable(warning)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _sinks(config: Config, run_dir: Path, stack: ExitStack) -> Iterator[Sink]:

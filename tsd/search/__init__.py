@@ -14,7 +14,7 @@ from tsd.search.plant import plant
 from tsd.search.puct import search_by_puct
 from tsd.search.record import NodeRecord, TreeRecord, record, resume, tree_hash
 from tsd.search.tree import NO_LIMIT, Budget, Tree
-from tsd.search.ways import Way, search
+from tsd.search.ways import Way, search, way_of
 
 __all__ = [
     "NO_LIMIT",
@@ -39,4 +39,5 @@ __all__ = [
     "search_by_index",
     "search_by_puct",
     "tree_hash",
+    "way_of",
 ]

@@ -92,6 +92,10 @@ class Calibration(msgspec.Struct):
         """Of a path from the prompt, on average."""
         return self.paths.num_tokens / self.paths.num_paths
 
+    def hope(self, num_failed: float) -> float:
+        """What is left of a new problem's chance after so many failed paths: the Beta posterior's mean, as a share."""
+        return self.strength / (self.strength + num_failed)
+
     def judge(self, depth: int, value: float) -> tuple[float, float]:
         """The chance that a path from a state is right, and the tokens that it will still take.
 

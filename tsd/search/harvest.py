@@ -1,7 +1,7 @@
 """What a finished tree gives for training: one path, or all of it as one trie. Knows nothing about the wire."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsd.search.node import WORST_REWARD, Node, Status
@@ -38,7 +38,7 @@ def lone(step: Step, grade: Grade) -> Trie:
 
 async def most_visited(tree: Tree, engine: Engine) -> Trie:
     """The path that the most visits went along, the published choice; finished by the policy where it has no end."""
-    return await _finished(tree, engine, _follow(tree.root, lambda child: (child.visits, child.q)))
+    return await _finished(tree, engine, _most_visited_leaf(tree.root))
 
 
 async def best_rewarded(tree: Tree, engine: Engine) -> Trie:
@@ -49,13 +49,13 @@ async def best_rewarded(tree: Tree, engine: Engine) -> Trie:
     return _path(max(ends, key=lambda node: (node.end_value, _logprob(tree, node))).path())
 
 
-def _follow(node: Node, key: Callable[[Node], tuple[float, float]]) -> Node:
-    """From a node down the best children to a leaf that is not cut off, if there is one."""
+def _most_visited_leaf(node: Node) -> Node:
+    """From a node down the most visited children, of equals those of best Q, to a leaf that is not cut off, if any."""
     while node.children:
         alive = [child for child in node.children if child.status is not Status.TRUNCATED]
         if not alive:
             break
-        node = max(alive, key=key)
+        node = max(alive, key=lambda child: (child.visits, child.q))
     return node
 
 
@@ -72,12 +72,11 @@ async def _finished(tree: Tree, engine: Engine, node: Node) -> Trie:
     return _path(node.path(), (rest, tree.grade((*tree.response(node), *rest.tokens))))
 
 
-def _path(nodes: Iterable[Node], rest: tuple[Step, Grade] | None = None) -> Trie:
+def _path(nodes: Sequence[Node], rest: tuple[Step, Grade] | None = None) -> Trie:
     """Of nodes, each the child of the one before, and of what finishes the path, if anything does."""
-    kept = list(nodes)
-    steps = [node.step for node in kept if node.step is not None]
-    visits, q = [node.visits for node in kept], [node.q for node in kept]
-    grade = kept[-1].grade if kept else None
+    steps = [node.step for node in nodes if node.step is not None]
+    visits, q = [node.visits for node in nodes], [node.q for node in nodes]
+    grade = nodes[-1].grade if nodes else None
     if rest is not None:
         step, grade = rest
         steps.append(step)

@@ -72,24 +72,23 @@ class Index:
         if mass < NOTHING or prospect.node.closed:
             return 0.0
         if prospect.up is None:
-            strength = self.calibration.strength
-            return prospect.chance * strength / (strength + prospect.num_failed) / prospect.tokens_left
+            return prospect.chance * self.calibration.hope(prospect.num_failed) / prospect.tokens_left
         seen = 1 + FAIL_WEIGHT * prospect.num_failed
         return prospect.chance * mass**MASS_POWER / seen / max(1.0, prospect.tokens_left)
 
     def best(self) -> Prospect | None:
         """The one with the highest index, the oldest of equals; None where nothing is left that is worth a token."""
         best = max(self.prospects.values(), key=self)
-        return best if self.is_worth(best) else None
+        return best if self._is_worth(self(best)) else None
 
     def is_best(self, prospect: Prospect) -> bool:
         """Whether it is worth a token, and no other is higher."""
         own = self(prospect)
-        return self.is_worth(prospect) and all(own >= self(other) for other in self.prospects.values())
+        return self._is_worth(own) and all(own >= self(other) for other in self.prospects.values())
 
-    def is_worth(self, prospect: Prospect) -> bool:
-        """Whether something is left there to sample, and promises enough."""
-        return self(prospect) > 0 and self(prospect) >= self.least
+    def _is_worth(self, index: float) -> bool:
+        """Whether something is left to sample there, and promises enough."""
+        return index > 0 and index >= self.least
 
     def enter(self, node: Node, up: Prospect) -> Prospect:
         """A state becomes a prospect, or is one already."""

@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from tsd.config import IndexConfig, PuctConfig
+from tsd.config import Config, IndexConfig, PuctConfig, kind
 from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.puct import search_by_puct
@@ -10,6 +10,13 @@ from tsd.search.tree import Tree
 from tsd.types import Engine
 
 Way = IndexConfig | PuctConfig
+
+
+def way_of(config: Config) -> Way:
+    """How [method] searches. Raises ValueError where it does not."""
+    if not isinstance(config.method, Way):
+        raise ValueError(f"method.kind: expected index or puct, which search, found {kind(config.method)}")
+    return config.method
 
 
 async def search(tree: Tree, engine: Engine, way: Way, calibration: Calibration | None = None) -> str:

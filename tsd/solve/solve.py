@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.config import Config, kind
+from tsd.config import Config
 from tsd.engine import Generation, engine_model, make_engine
 from tsd.search import (
     Calibration,
@@ -21,6 +21,7 @@ from tsd.search import (
     record,
     resume,
     search,
+    way_of,
 )
 from tsd.search.calibration import load_calibration
 from tsd.tasks import make_task
@@ -49,10 +50,7 @@ def solve(
 
     Raises ValueError for a problem the task cannot read, a tree of another one, or a method that does not search.
     """
-    way = config.method
-    if not isinstance(way, Way):
-        raise ValueError(f"method.kind: expected index or puct, which search, found {kind(way)}")
-    task = make_task(config.task)
+    way, task = way_of(config), make_task(config.task)
     problem = task.parse(text)
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)

@@ -14,10 +14,13 @@ import msgspec
 
 from tsd.config import Config, IndexConfig
 from tsd.engine import Generation
-from tsd.search import Calibration, Way, plant, search
+from tsd.search import Calibration, plant, search, way_of
 from tsd.tasks.answers import answer_of
 from tsd.types import Problem, Step, Task
 
+BUDGET, GIVE_UP = 1500, 0.4
+"""A problem's budget in tokens where solving is compared, and when it is given up (`method.give_up`): chosen on
+validation problems 400 to 799, where search then solves as many as samples do."""
 NUM_RESAMPLED = 1000
 WAYS = ("samples", "samples that give up", "best", "majority", "search to the end", "search")
 """The first and the fifth spend a problem's whole budget where they do not solve it."""
@@ -126,9 +129,7 @@ def _rate(attempts: Sequence[Attempt]) -> float:
 
 def by_search(generation: Generation, task: Task, config: Config, calibration: Calibration) -> Solver:
     """A tree as `[method]` says, until it is solved, given up, or its budget is spent."""
-    way = config.method
-    if not isinstance(way, Way):
-        raise ValueError("method.kind: expected index or puct, which search")
+    way = way_of(config)
 
     async def solve(problem: Problem) -> Attempt:
         tree = plant(problem, task, generation.codec, config.task.style, config.search)
@@ -143,11 +144,11 @@ def by_samples(generation: Generation, task: Task, config: Config, calibration: 
 
     Given up as search gives up: where the mean of the problem's Beta posterior falls to that share of a new problem's.
     """
-    way, strength = _way(config), calibration.strength
+    way = _way(config)
 
     async def solve(problem: Problem) -> Attempt:
         prompt, num_tokens, num_failed = generation.codec.encode(task.prompt(problem, config.task.style)), 0, 0
-        while num_tokens < way.max_tokens and strength / (strength + num_failed) >= way.give_up:
+        while num_tokens < way.max_tokens and calibration.hope(num_failed) >= way.give_up:
             (sample,) = await generation.engine.sample(prompt, 1, config.search.max_path_tokens)
             num_tokens += len(sample.tokens)
             if task.grade(problem, generation.codec.decode(sample.tokens)).exact:

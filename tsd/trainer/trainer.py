@@ -14,7 +14,6 @@ Rank 0 alone has sockets and files; the others wait for what it broadcasts. Star
 import argparse
 import asyncio
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -316,7 +315,3 @@ def main() -> int:
     parser.add_argument("--sockets", required=True)
     args = parser.parse_args()
     return run_child(train(args.run_dir, args.rank, args.world, args.sockets))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
