@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -212,17 +213,17 @@ async def test_a_saved_tree_goes_on_without_sampling_what_it_knows() -> None:
 async def test_a_harvest_weighs_steps_by_the_policy_and_states_by_what_is_below() -> None:
     tree = make_tree()
     await grown(tree, Likeliest(), replace(WAY, max_tokens=100))
-    trie = expected(tree)
-    reach = [1.0] * len(trie.steps)
-    for i, (one, parent) in enumerate(zip(trie.steps, trie.parents, strict=True)):
-        reach[i] = (1.0 if parent == NO_PARENT else reach[parent]) * math.exp(sum(one.logprobs))
-        assert trie.visits[i] == max(1, round(100 * reach[i]))
-    for i, one in enumerate(trie.steps):
-        below = [j for j, parent in enumerate(trie.parents) if parent == i]
-        if below:
-            chances = {j: math.exp(sum(trie.steps[j].logprobs)) for j in below}
-            rest = max(0.0, 1 - sum(chances.values()))
-            assert trie.q[i] == pytest.approx(sum(chances[j] * trie.q[j] for j in below) + rest * one.values[-1])
+    whole = expected(tree)
+    ends = whole.lengths.cumsum()
+    chances = [math.exp(part.sum()) for part in np.split(whole.logprobs, ends[:-1])]
+    reach = [1.0] * len(ends)
+    for i, parent in enumerate(whole.parents):
+        reach[i] = (1.0 if parent == NO_PARENT else reach[parent]) * chances[i]
+        assert whole.visits[i] == max(1, round(100 * reach[i]))
+    for i, end in enumerate(ends):
+        if below := [j for j, parent in enumerate(whole.parents) if parent == i]:
+            rest = max(0.0, 1 - sum(chances[j] for j in below)) * whole.values[end - 1]
+            assert whole.q[i] == pytest.approx(sum(chances[j] * whole.q[j] for j in below) + rest)
 
 
 async def test_the_mock_engine_is_searched_without_repeats_and_solves_more_than_it_samples() -> None:

@@ -38,7 +38,7 @@ async def test_a_group_is_sent_whole_and_the_best_of_many_alone() -> None:
     assert tree.num_generated == 6
     tree = make_tree()
     (best,) = await make_method(BestOfConfig(num_samples=64)).collect(tree, engine)
-    assert (best.grade.reward, best.steps[0].tokens) == (0.5, (3,))
+    assert (best.grade.reward, best.tokens.tolist()) == (0.5, [3])
     assert tree.num_generated == 64
     assert not engine.expanded
 
@@ -64,9 +64,9 @@ async def test_the_published_method_sends_the_most_visited_path_to_its_end() -> 
     tree, engine = make_tree(), ScriptedEngine(script)
     tree.grade = lambda tokens: Grade(0.25, False, True)
     (path,) = await make_method(PuctConfig(agents=1, simulations=9, solutions=0)).collect(tree, engine)
-    assert path.steps[0].tokens == (2,)
+    assert path.tokens[0] == 2
     assert path.visits[0] == max(child.visits for child in tree.root.children)
-    assert (path.steps[-1].finish, path.grade.reward) == ("end", 0.25)
+    assert path.grade.reward == path.q[-1] == 0.25
 
 
 def make_group(*rewards: float) -> list[Trajectory]:

@@ -260,14 +260,13 @@ def test_harvest_takes_the_best_end_and_finishes_and_grades_a_path_that_is_not_f
     engine = ScriptedEngine(script)
     run_search(tree, engine, way)
     best = asyncio.run(best_rewarded(tree, engine))
-    assert (best.grade.reward, [one.tokens for one in best.steps]) == (0.9, [(2,), (5,)])
+    assert (best.grade.reward, best.tokens.tolist(), best.lengths.tolist()) == (0.9, [2, 5], [1, 1])
     unfinished = make_tree(reward=0.25)
     run_search(unfinished, ScriptedEngine(binary), replace(ALONE, simulations=3))
     for harvest in (most_visited, best_rewarded):
         path = asyncio.run(harvest(unfinished, engine))
-        assert path.steps[-1].finish == "end"
         assert path.grade.reward == path.q[-1] == 0.25
-        assert path.parents == tuple(range(-1, len(path.steps) - 1))
+        assert path.parents.tolist() == [*range(-1, len(path.lengths) - 1)]
 
 
 def mock_tree(agents: int, seed: int = 0) -> Tree:

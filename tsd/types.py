@@ -14,6 +14,9 @@ import numpy as np
 NO_PARENT = -1
 """In place of a parent's index: of a step that follows the prompt, a tree's root, or a row's first token."""
 
+NOT_SENT = -1
+"""In place of the serial of a trajectory that no outbox has had yet."""
+
 Finish = Literal["step", "end", "length"]
 """Why a sampled step stopped: at `</step>`, at the end of the answer (or EOS), or at its token limit."""
 
@@ -91,22 +94,23 @@ class Glance(msgspec.Struct, frozen=True):
     """Each followed by those below it."""
 
 
-class Trajectory(msgspec.Struct, frozen=True):
+class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     """What the trainer learns from: one finished path, or a whole tree, whose shared beginnings are there once.
 
     Its steps come parents first, their tokens one after the other: arrays over tokens have shape [num_tokens], those
-    over steps [num_steps]. A path is steps of which each follows the one before.
+    over steps [num_steps]. A path is steps of which each follows the one before. Search gives all but the first six
+    fields: the generator adds whose it is, and its outbox who sends it.
     """
 
-    sender: str
+    sender: str = ""
     """One life of one generator."""
-    serial: int
+    serial: int = NOT_SENT
     """Counts what the sender has sent, from 0."""
-    group: str
+    group: str = ""
     """Trajectories of one group come from one problem in one policy's sitting (a tree, a set of samples)."""
-    problem_id: str
-    generator: int
-    position: int
+    problem_id: str = ""
+    generator: int = 0
+    position: int = 0
     """Of its problem in the generator's stream of problems."""
     prompt: np.ndarray
     """int32 [num_prompt_tokens]"""

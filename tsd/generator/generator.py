@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+import msgspec
 
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
@@ -32,7 +32,7 @@ from tsd.methods.index import Index
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
-from tsd.search import Tree, Trie, plant
+from tsd.search import plant
 from tsd.search.calibration import RUNNING, load_calibration, save_calibration
 from tsd.tasks import make_task
 from tsd.tasks.rewards import make_grader
@@ -44,7 +44,7 @@ from tsd.transport.progress import ProgressSubscriber
 from tsd.transport.spool import SPOOL, Lane, leftovers
 from tsd.transport.trajectories import Outbox
 from tsd.transport.weights import WeightSubscriber
-from tsd.types import Engine, Grader, Problem, Task, TextCodec, Trajectory
+from tsd.types import Engine, Grader, Problem, Task, TextCodec
 
 KEPT_PATHS = 500.0
 """What a model's calibration counts as when training begins to move it."""
@@ -91,11 +91,14 @@ class Generator:
             style, limits = config.task.style, config.search
             tree = plant(problem, self.task, self.codec, style, limits, grader=self.grader, seed=position)
             self.reporter.growing.append(tree)
-            tries = await self.method.collect(tree, self.engine)
+            collected = await self.method.collect(tree, self.engine)
             self.reporter.growing.remove(tree)
             self.reporter.count(tree)
             self.reporter.num_waiting += 1
-            await self.outbox.put(list(self._trajectories(tree, problem, tries, position)), config.transport.timeout_s)
+            group, share = f"{self.outbox.own.sender}-{position}", tree.num_generated // len(collected)
+            whose = {"group": group, "problem_id": problem.id, "generator": self.index, "position": position}
+            trajectories = [msgspec.structs.replace(one, num_generated=share, **whose) for one in collected]
+            await self.outbox.put(trajectories, config.transport.timeout_s)
             self.reporter.num_waiting -= 1
 
     async def follow_trainer(self, life: str) -> None:
@@ -135,31 +138,6 @@ class Generator:
                 pause_s=pause_s,
             )
         )
-
-    def _trajectories(self, tree: Tree, problem: Problem, tries: list[Trie], position: int) -> Iterator[Trajectory]:
-        """As the trainer takes them; they share the tree's cost in tokens."""
-        sender = self.outbox.own.sender
-        for trie in tries:
-            steps = trie.steps
-            yield Trajectory(
-                sender=sender,
-                serial=-1,  # the outbox counts
-                group=f"{sender}-{position}",
-                problem_id=problem.id,
-                generator=self.index,
-                position=position,
-                prompt=np.array(tree.prompt, np.int32),
-                tokens=np.array([token for step in steps for token in step.tokens], np.int32),
-                logprobs=np.array([logprob for step in steps for logprob in step.logprobs], np.float32),
-                values=np.array([value for step in steps for value in step.values], np.float32),
-                versions=np.array([step.version for step in steps for _ in step.tokens], np.int32),
-                lengths=np.array([len(step.tokens) for step in steps], np.int32),
-                parents=np.array(trie.parents, np.int32),
-                visits=np.array(trie.visits, np.int32),
-                q=np.array(trie.q, np.float32),
-                grade=trie.grade,
-                num_generated=tree.num_generated // len(tries),
-            )
 
 
 def problem_stream(

@@ -13,7 +13,7 @@ from tsd.methods.groups import Groups
 from tsd.methods.index import Index
 from tsd.methods.puct import Puct
 from tsd.methods.targets import Targets
-from tsd.search import Calibration, Tree, Trie
+from tsd.search import Calibration, Tree
 from tsd.types import Engine, Trajectory
 
 __all__ = ["Method", "Targets", "make_method"]
@@ -22,7 +22,7 @@ __all__ = ["Method", "Targets", "make_method"]
 class Method(Protocol):
     """Both halves of one."""
 
-    async def collect(self, tree: Tree, engine: Engine) -> list[Trie]:
+    async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
         """Searches a new tree with the policy, and says what of it is to be learned from: at least one."""
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tsd.config import BestOfConfig
 from tsd.methods.groups import sample_paths
 from tsd.methods.targets import Targets, against_value
-from tsd.search import Tree, Trie
+from tsd.search import Tree
 from tsd.types import Engine, Trajectory
 
 
@@ -16,10 +16,10 @@ class BestOfN:
 
     config: BestOfConfig
 
-    async def collect(self, tree: Tree, engine: Engine) -> list[Trie]:
+    async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
         """Of equally good ones the likeliest under the policy."""
         paths = await sample_paths(tree, engine, self.config.num_samples)
-        return [max(paths, key=lambda path: (path.grade.reward, sum(path.steps[0].logprobs)))]
+        return [max(paths, key=lambda path: (path.grade.reward, float(path.logprobs.sum())))]
 
     def targets(self, group: Sequence[Trajectory]) -> list[Targets]:
         return [against_value(trajectory) for trajectory in group]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tsd.config import GroupsConfig
 from tsd.methods.targets import Array, Targets, path_targets
-from tsd.search import NO_LIMIT, Budget, Tree, Trie, lone
+from tsd.search import NO_LIMIT, Budget, Tree, lone
 from tsd.types import Engine, Trajectory
 
 MIN_STD = 1e-6
@@ -23,13 +23,13 @@ class Groups:
 
     config: GroupsConfig
 
-    async def collect(self, tree: Tree, engine: Engine) -> list[Trie]:
+    async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
         """All at once where nothing but its size ends a group; else one after another, until a budget is spent."""
         num_samples = self.config.num_samples
         tree.budget = Budget(max_tokens=self.config.max_tokens, solutions=self.config.solutions)
         if tree.budget == NO_LIMIT:
             return await sample_paths(tree, engine, num_samples)
-        paths: list[Trie] = []
+        paths: list[Trajectory] = []
         while len(paths) < num_samples and tree.stop_reason() is None:
             paths += await sample_paths(tree, engine, 1)
         return paths
@@ -42,10 +42,10 @@ class Groups:
         ]
 
 
-async def sample_paths(tree: Tree, engine: Engine, num_samples: int) -> list[Trie]:
+async def sample_paths(tree: Tree, engine: Engine, num_samples: int) -> list[Trajectory]:
     """Whole responses from a tree's root, graded, and counted in the tree."""
     steps = await engine.sample(tree.prompt, num_samples, tree.limits.max_path_tokens)
-    paths = [lone(step, tree.grade(step.tokens)) for step in steps]
+    paths = [lone(tree, step, tree.grade(step.tokens)) for step in steps]
     tree.num_generated += sum(len(step.tokens) for step in steps)
     tree.num_solutions += sum(path.grade.exact for path in paths)
     return paths

@@ -15,7 +15,7 @@ import numpy as np
 
 from tsd.config import IndexConfig
 from tsd.methods.targets import Array, Targets
-from tsd.search import Calibration, Tree, Trie, expected, search_by_index
+from tsd.search import Calibration, Tree, expected, search_by_index
 from tsd.types import NO_PARENT, Engine, Trajectory
 
 MIN_SCALE = 0.05
@@ -29,7 +29,7 @@ class Index:
     config: IndexConfig
     calibration: Calibration
 
-    async def collect(self, tree: Tree, engine: Engine) -> list[Trie]:
+    async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
         await search_by_index(tree, engine, self.config, self.calibration, learns=True)
         return [expected(tree)]
 

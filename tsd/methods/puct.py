@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tsd.config import PuctConfig
 from tsd.methods.targets import Targets, against_value
-from tsd.search import Tree, Trie, most_visited, search_by_puct
+from tsd.search import Tree, most_visited, search_by_puct
 from tsd.types import Engine, Trajectory
 
 
@@ -15,7 +15,7 @@ class Puct:
 
     config: PuctConfig
 
-    async def collect(self, tree: Tree, engine: Engine) -> list[Trie]:
+    async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
         await search_by_puct(tree, engine, self.config)
         return [await most_visited(tree, engine)]
 

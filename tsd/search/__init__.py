@@ -8,7 +8,7 @@ path = await best_rewarded(tree, engine)
 from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.glance import glance
-from tsd.search.harvest import Trie, best_rewarded, expected, lone, most_visited
+from tsd.search.harvest import best_rewarded, expected, lone, most_visited
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
 from tsd.search.puct import search_by_puct
@@ -25,7 +25,6 @@ __all__ = [
     "Status",
     "Tree",
     "TreeRecord",
-    "Trie",
     "Way",
     "best_rewarded",
     "expected",

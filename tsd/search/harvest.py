@@ -1,12 +1,13 @@
-"""What a finished tree gives for training: one path, or all of it as one trie. Knows nothing about the wire."""
+"""What a finished tree gives for training: one path, or all of it. Knows nothing about the wire."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
 
 from tsd.search.node import WORST_REWARD, Node, Status
 from tsd.search.tree import Tree
-from tsd.types import NO_PARENT, Engine, Grade, Step
+from tsd.types import NO_PARENT, Engine, Grade, Step, Trajectory
 
 EXPECTED = 100
 """Paths of the policy that visits are counted in, where they are expected ones."""
@@ -14,39 +15,41 @@ NO_END = Grade(reward=WORST_REWARD, exact=False, well_formed=False)
 """Of a tree in which no path came to its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trie:
-    """Steps, parents first, each with what search says of it. A path is a trie of one branch.
+def make_trajectory(
+    tree: Tree, steps: Sequence[Step], parents: Sequence[int], visits: Sequence[int], q: Sequence[float], grade: Grade
+) -> Trajectory:
+    """Steps of a tree, parents first, and what search says of each. `grade` is of the best end."""
+    return Trajectory(
+        prompt=np.array(tree.prompt, np.int32),
+        tokens=np.array([token for step in steps for token in step.tokens], np.int32),
+        logprobs=np.array([logprob for step in steps for logprob in step.logprobs], np.float32),
+        values=np.array([value for step in steps for value in step.values], np.float32),
+        versions=np.array([step.version for step in steps for _ in step.tokens], np.int32),
+        lengths=np.array([len(step.tokens) for step in steps], np.int32),
+        parents=np.array(parents, np.int32),
+        visits=np.array(visits, np.int32),
+        q=np.array(q, np.float32),
+        grade=grade,
+        num_generated=tree.num_generated,
+    )
 
-    All but `grade` have the same length.
-    """
 
-    steps: tuple[Step, ...]
-    parents: tuple[int, ...]
-    """The place of the step that each one follows; NO_PARENT where that is the prompt."""
-    visits: tuple[int, ...]
-    q: tuple[float, ...]
-    """Of the state after the step: Q, or of an end its reward."""
-    grade: Grade
-    """Of the best end."""
-
-
-def lone(step: Step, grade: Grade) -> Trie:
+def lone(tree: Tree, step: Step, grade: Grade) -> Trajectory:
     """A whole response sampled in one step."""
-    return Trie((step,), (NO_PARENT,), (1,), (grade.reward,), grade)
+    return make_trajectory(tree, (step,), (NO_PARENT,), (1,), (grade.reward,), grade)
 
 
-async def most_visited(tree: Tree, engine: Engine) -> Trie:
+async def most_visited(tree: Tree, engine: Engine) -> Trajectory:
     """The path that the most visits went along, the published choice; finished by the policy where it has no end."""
     return await _finished(tree, engine, _most_visited_leaf(tree.root))
 
 
-async def best_rewarded(tree: Tree, engine: Engine) -> Trie:
+async def best_rewarded(tree: Tree, engine: Engine) -> Trajectory:
     """The path of the best end, of equals the likeliest under the policy; the most visited one where there is none."""
     ends = [node for node in tree.root.walk() if node.status is Status.TERMINAL]
     if not ends:
         return await most_visited(tree, engine)
-    return _path(max(ends, key=lambda node: (node.end_value, _logprob(tree, node))).path())
+    return _path(tree, max(ends, key=lambda node: (node.end_value, _logprob(tree, node))).path())
 
 
 def _most_visited_leaf(node: Node) -> Node:
@@ -63,16 +66,16 @@ def _logprob(tree: Tree, node: Node) -> float:
     return sum(logprob for step in tree.steps(node) for logprob in step.logprobs)
 
 
-async def _finished(tree: Tree, engine: Engine, node: Node) -> Trie:
+async def _finished(tree: Tree, engine: Engine, node: Node) -> Trajectory:
     """The path to a node, and what the policy writes from there to the end where it is none."""
     if node.grade is not None:
-        return _path(node.path())
+        return _path(tree, node.path())
     (rest,) = await engine.sample(tree.state(node), 1, max(1, tree.room(node)))
     tree.num_generated += len(rest.tokens)
-    return _path(node.path(), (rest, tree.grade((*tree.response(node), *rest.tokens))))
+    return _path(tree, node.path(), (rest, tree.grade((*tree.response(node), *rest.tokens))))
 
 
-def _path(nodes: Sequence[Node], rest: tuple[Step, Grade] | None = None) -> Trie:
+def _path(tree: Tree, nodes: Sequence[Node], rest: tuple[Step, Grade] | None = None) -> Trajectory:
     """Of nodes, each the child of the one before, and of what finishes the path, if anything does."""
     steps = [node.step for node in nodes if node.step is not None]
     visits, q = [node.visits for node in nodes], [node.q for node in nodes]
@@ -83,10 +86,10 @@ def _path(nodes: Sequence[Node], rest: tuple[Step, Grade] | None = None) -> Trie
         visits.append(1)
         q.append(grade.reward)
     assert grade is not None, "a path that has an end, or is given one"
-    return Trie(tuple(steps), tuple(range(NO_PARENT, len(steps) + NO_PARENT)), tuple(visits), tuple(q), grade)
+    return make_trajectory(tree, steps, range(NO_PARENT, len(steps) + NO_PARENT), visits, q, grade)
 
 
-def expected(tree: Tree) -> Trie:
+def expected(tree: Tree) -> Trajectory:
     """All steps of a tree that was searched without repeats, weighed by how often the policy would take them.
 
     What was found without replacement is no plain sample: a step's visits are what EXPECTED paths of the policy would
@@ -103,11 +106,12 @@ def expected(tree: Tree) -> Trie:
         q[node] = _expected_q(node, q)
     place = {node: i for i, node in enumerate(nodes[1:])}
     grades = [node.grade for node in place if node.grade] or [NO_END]
-    return Trie(
-        steps=tuple(node.step for node in place if node.step),
-        parents=tuple(place.get(node.parent, NO_PARENT) if node.parent else NO_PARENT for node in place),
-        visits=tuple(max(1, round(EXPECTED * mass[node])) for node in place),
-        q=tuple(q[node] for node in place),
+    return make_trajectory(
+        tree,
+        steps=[node.step for node in place if node.step],
+        parents=[place.get(node.parent, NO_PARENT) if node.parent else NO_PARENT for node in place],
+        visits=[max(1, round(EXPECTED * mass[node])) for node in place],
+        q=[q[node] for node in place],
         grade=max(grades, key=lambda grade: grade.reward),
     )
 

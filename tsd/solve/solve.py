@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from tsd.config import Config
 from tsd.engine import Generation, engine_model, make_engine
@@ -14,7 +15,6 @@ from tsd.search import (
     Calibration,
     Tree,
     TreeRecord,
-    Trie,
     Way,
     best_rewarded,
     plant,
@@ -25,7 +25,7 @@ from tsd.search import (
 )
 from tsd.search.calibration import load_calibration
 from tsd.tasks import make_task
-from tsd.types import Grade, Problem, TextCodec
+from tsd.types import Grade, Problem, TextCodec, Trajectory
 
 
 class Solution(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +74,10 @@ async def _search(
     return _solution(problem, tree, path, codec, ended_by), record(tree, codec.decode)
 
 
-def _solution(problem: Problem, tree: Tree, path: Trie, codec: TextCodec, ended_by: str) -> Solution:
+def _solution(problem: Problem, tree: Tree, path: Trajectory, codec: TextCodec, ended_by: str) -> Solution:
     return Solution(
         problem=problem.text,
-        steps=tuple(codec.decode(step.tokens) for step in path.steps),
+        steps=tuple(codec.decode(tokens.tolist()) for tokens in np.split(path.tokens, path.lengths.cumsum()[:-1])),
         grade=path.grade,
         ended_by=ended_by,
         num_simulations=tree.num_simulations,
