@@ -61,6 +61,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     save_config(Config(), tmp_path / "config.toml")
     with pytest.raises(ValueError, match="no checkpoint yet"):
         export(tmp_path, tmp_path / "out")
-    a_run(tmp_path, MockLearner(Config(), None))
+    a_run(tmp_path, MockLearner(Config(), None, Group()))
     with pytest.raises(ValueError, match="mock engine"):
         export(tmp_path, tmp_path / "out")

@@ -42,9 +42,8 @@ with join_group(rank, world, 60) as group:
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, group)
     stats = [learner.learn(batch, 0, number) for number, batch in enumerate(batches)]
     weights = learner.weights(1)
-    directory = out / f"{world}" if rank == 0 else None
-    if directory:
-        directory.mkdir()
+    directory = out / f"{world}"
+    directory.mkdir(exist_ok=True)
     learner.save(directory)
     group.broadcast(b"saved" if rank == 0 else None)
     drift = {}  # one learner takes two steps on a batch, another the same two in two calls

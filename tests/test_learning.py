@@ -1,7 +1,6 @@
 """Losses against hand-computed figures, batches against their trajectories, updates against the mathematics."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,13 @@ def test_an_update_tells_how_healthy_it_is() -> None:
     assert list(stats.ratio_quantiles) == sorted(stats.ratio_quantiles)
     assert stats.explained_variance is not None
     assert stats.explained_variance < 0.5, "an untrained value head explains little"
-    sick = replace(stats, effective_sample_share=0.1, kl=3.0, entropy=0.0, logprob_gap=0.5, explained_variance=-9.0)
+    sick = msgspec.structs.replace(
+        stats, effective_sample_share=0.1, kl=3.0, entropy=0.0, logprob_gap=0.5, explained_variance=-9.0
+    )
     assert len(warnings(sick)) == 5
-    fine = replace(stats, effective_sample_share=0.9, kl=0.1, entropy=1.0, logprob_gap=1e-6, explained_variance=0.2)
+    fine = msgspec.structs.replace(
+        stats, effective_sample_share=0.9, kl=0.1, entropy=1.0, logprob_gap=1e-6, explained_variance=0.2
+    )
     assert not warnings(fine)
 
 

@@ -6,7 +6,7 @@ Knows nothing about how any of it is made, sent or learned from.
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -141,9 +141,54 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.sender}-{self.serial}"
 
     @property
+    def steps(self) -> list[list[int]]:
+        """The tokens of each step."""
+        return [step.tolist() for step in np.split(self.tokens, self.lengths.cumsum()[:-1])]
+
+    @property
     def version(self) -> int:
         """The oldest policy version in it."""
         return int(self.versions.min())
+
+
+def figure(title: str, form: str, worst: Literal["lowest", "highest", ""] = "") -> msgspec.Meta:
+    """How a number of an update is shown: its title, its format, and which of its values is the worst."""
+    return msgspec.Meta(extra={"title": title, "form": form, "worst": worst})
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """What an update was like: means over the sampled tokens of its whole batch, before its step.
+
+    A figure of an update is declared here, or in `UpdateRow`, and nowhere else: rows, reports, curves and dashboards
+    take its name, its meaning and its `figure` from here.
+    """
+
+    loss: float
+    """What was minimised: the weighted sum of the terms of [loss]."""
+    policy_loss: Annotated[float, figure("policy loss", ".3g")]
+    """PPO's or CISPO's."""
+    value_loss: Annotated[float, figure("value loss", ".3g")]
+    """Of the value head against R, in squared reward."""
+    kl: Annotated[float, figure("KL from the start, nats a token", ".3g", "highest")]
+    """Of the policy from the one it started as, nats a token."""
+    entropy: Annotated[float, figure("entropy, nats a token", ".3f")]
+    """Of the policy, nats a token."""
+    grad_norm: Annotated[float, figure("gradient norm", ".3g", "highest")]
+    """L2 norm of the gradient below the value head, before it is scaled down to train.max_grad_norm."""
+    ratio_mean: float
+    """Mean of policy / behaviour."""
+    ratio_quantiles: tuple[float, ...] = ()
+    """Of policy / behaviour, at 1%, 50% and 99%, of rank 0's tokens."""
+    ratio_masked_share: float = 0.0
+    """Share of tokens left out of the policy loss for their ratio."""
+    effective_sample_share: Annotated[float, figure("effective sample share", ".3f", "lowest")] = 1.0
+    """(sum r)^2 / (n sum r^2) of the ratios: 1 on policy, near 0 where a few tokens carry the update."""
+    explained_variance: Annotated[float | None, figure("explained variance", ".3f", "lowest")] = None
+    """1 - Var(R - V) / Var(R) of the value head; None where all rewards were equal."""
+    logprob_gap: Annotated[float | None, figure("logprob gap, nats", ".2g", "highest")] = None
+    """Mean |trainer - engine| logprob at the same weights, in nats, as last measured; None before the first time."""
+    num_tokens_computed: int = 0
+    """Tokens that went through the model in this update, prompts included: what trajectories share once."""
 
 
 class WeightUpdate(msgspec.Struct, frozen=True):

@@ -10,13 +10,12 @@ from tsd.config import BestOfConfig, CispoConfig, LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.batch import collate as collate_rows
 from tsd.learn.group import Group
-from tsd.learn.health import Stats
 from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.methods import Targets, make_method
 from tsd.model.policy import Policy
 from tsd.model.tiny import tiny_model
-from tsd.types import Grade, Trajectory
+from tsd.types import Grade, Stats, Trajectory
 
 DEFAULT = CispoConfig()
 

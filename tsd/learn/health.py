@@ -4,40 +4,13 @@ Knows nothing about where the figures go.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tsd.types import Stats
+
 QUANTILES = (0.01, 0.5, 0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Means over the response tokens of a whole batch, before its step."""
-
-    loss: float
-    policy_loss: float
-    value_loss: float
-    kl: float
-    entropy: float
-    """Nats a token."""
-    ratio_mean: float
-    """Of policy / behaviour."""
-    ratio_quantiles: tuple[float, ...]
-    """At QUANTILES, of this rank's tokens."""
-    ratio_masked_share: float
-    """Tokens left out of the policy loss for their ratio."""
-    effective_sample_share: float
-    """(sum r)^2 / (n sum r^2) of the ratios: 1 on policy, near 0 where a few tokens carry the update."""
-    explained_variance: float | None
-    """1 - Var(R - V) / Var(R) of the value head; None where all rewards are equal."""
-    logprob_gap: float | None
-    """Mean |trainer - engine| logprob at the same weights, as last measured; None before the first time."""
-    num_tokens_computed: int
-    """That went through the model, prompts included: what trajectories share once."""
-    grad_norm: float
-    """Of the model below the value head, before it is scaled down."""
 
 
 def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:

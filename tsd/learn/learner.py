@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -23,7 +22,6 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from tsd.config import Config, ModelConfig, TrainConfig
 from tsd.learn.batch import MicroBatch, collate, idle, share
 from tsd.learn.group import WHOLE, Group
-from tsd.learn.health import Stats
 from tsd.learn.probe import Probe
 from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
@@ -32,7 +30,7 @@ from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE
 from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
-from tsd.types import Trajectory, WeightUpdate
+from tsd.types import Stats, Trajectory, WeightUpdate
 
 LOGPROB_GAP = "logprob_gap"
 PROBE_EVERY = 8
@@ -58,8 +56,8 @@ class Learner(Protocol):
         """On rank 0; other ranks get an empty one."""
         ...
 
-    def save(self, directory: Path | None) -> None:
-        """Into a directory on rank 0; None on the others, which hold a part of what is saved.
+    def save(self, directory: Path) -> None:
+        """All ranks take part; rank 0 writes into the directory, which is there.
 
         Raises OSError where the disk refuses.
         """
@@ -125,7 +123,7 @@ class PolicyLearner:
             if stats is None:
                 return None
         assert stats is not None, "there is at least one inner step"
-        return replace(stats, logprob_gap=self.probe.gap, num_tokens_computed=sum(map(len, rows)))
+        return msgspec.structs.replace(stats, logprob_gap=self.probe.gap, num_tokens_computed=sum(map(len, rows)))
 
     def _batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches, as many as any other's: ranks go through the model together."""
@@ -137,10 +135,10 @@ class PolicyLearner:
     def weights(self, version: int) -> WeightUpdate:
         return weight_update(version, merged(self.group.gather(self.policy)), self.config.model.dtype)
 
-    def save(self, directory: Path | None) -> None:
+    def save(self, directory: Path) -> None:
         tensors = self.group.gather(self.policy)
         whole = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
-        if directory is not None:
+        if self.group.rank == 0:
             with _disk_errors():
                 self.policy.save(directory, merged(tensors))
                 if self.config.train.lora_rank:
@@ -217,8 +215,8 @@ class MockLearner:
     RATE = 0.05
     vocabulary = None
 
-    def __init__(self, config: Config, checkpoint: Path | None) -> None:
-        self.solve_rate = config.engine.mock_solve_rate
+    def __init__(self, config: Config, checkpoint: Path | None, group: Group) -> None:
+        self.rank, self.solve_rate = group.rank, config.engine.mock_solve_rate
         if checkpoint is not None:
             self.solve_rate = msgspec.json.decode((checkpoint / MOCK_FILE).read_bytes(), type=float)
 
@@ -231,12 +229,7 @@ class MockLearner:
             value_loss=0.0,
             kl=0.0,
             entropy=-sum(p * math.log(p) for p in (before, 1 - before) if p > 0),
-            effective_sample_share=1.0,
-            ratio_quantiles=(1.0, 1.0, 1.0),
-            ratio_masked_share=0.0,
-            explained_variance=None,
             ratio_mean=1.0,
-            logprob_gap=None,
             num_tokens_computed=sum(len(trajectory.tokens) for trajectory in trajectories),
             grad_norm=self.solve_rate - before,
         )
@@ -244,6 +237,6 @@ class MockLearner:
     def weights(self, version: int) -> WeightUpdate:
         return WeightUpdate(version, {"solve_rate": np.array([self.solve_rate], np.float32)})
 
-    def save(self, directory: Path | None) -> None:
-        if directory is not None:
+    def save(self, directory: Path) -> None:
+        if self.rank == 0:
             (directory / MOCK_FILE).write_bytes(msgspec.json.encode(self.solve_rate))

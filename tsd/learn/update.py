@@ -11,9 +11,10 @@ from torch.distributed.tensor import DTensor
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.group import Group
-from tsd.learn.health import Stats, quantiles, variance
+from tsd.learn.health import quantiles, variance
 from tsd.learn.loss import kept, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.model.policy import Policy
+from tsd.types import Stats
 
 SUMS = (
     "policy",
@@ -161,7 +162,5 @@ def _stats(
         ratio_masked_share=totals["masked"] / num_tokens,
         effective_sample_share=totals["ratio"] ** 2 / (num_tokens * totals["ratio_squares"]),
         explained_variance=1 - error / spread if spread > 1e-9 else None,
-        logprob_gap=None,
-        num_tokens_computed=0,
         grad_norm=grad_norm,
     )

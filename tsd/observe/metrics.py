@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct, field
 
 from tsd.errors import DiskError
+from tsd.types import Stats, figure
 
 METRICS_FILE = "metrics.jsonl"
 LAUNCHER = "launcher"
 
 
-class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind"):
-    """One optimizer update, by the trainer of rank 0."""
+class UpdateRow(Stats, frozen=True, kw_only=True, tag="update", tag_field="kind"):
+    """One optimizer update, by the trainer of rank 0: its `Stats`, and what its batch was."""
 
     time_s: float = field(default_factory=time.time)
     """When it was written, seconds since 1970."""
@@ -34,39 +35,15 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     """Those the run is to make in all."""
     version: int
     """The last version published."""
-    loss: float
-    """What was minimised: the weighted sum of the terms of [loss], before the step."""
-    policy_loss: float
-    """PPO's or CISPO's, mean over the batch's tokens."""
-    value_loss: float
-    """Of the value head against R, mean over the batch's tokens, in squared reward."""
-    kl: float
-    """Of the policy from the one it started as, nats a token."""
-    entropy: float
-    """Of the policy, nats a token."""
-    grad_norm: float
-    """L2 norm of the gradient, before it is scaled down to train.max_grad_norm."""
-    ratio_mean: float
-    """Mean of policy / behaviour over the batch's tokens, before the step."""
-    ratio_quantiles: tuple[float, ...] = ()
-    """Of policy / behaviour, at 1%, 50% and 99%."""
-    ratio_masked_share: float = 0.0
-    """Share of tokens left out of the policy loss for their ratio."""
-    effective_sample_share: float = 1.0
-    """(sum r)^2 / (n sum r^2) of the ratios, 0 to 1."""
-    explained_variance: float | None = None
-    """1 - Var(R - V) / Var(R); None where all rewards were equal."""
-    logprob_gap: float | None
-    """Mean |trainer - engine| logprob at the same weights, in nats, as last measured; None before the first time."""
-    reward_mean: float
+    reward_mean: Annotated[float, figure("reward", ".3f")]
     """Training reward of the batch's trajectories, -1 to 1: the task's, or where several are mixed, the mix."""
-    rewards: dict[str, float] = {}
+    rewards: dict[str, float] = field(default_factory=dict)
     """Means over them of each reward that is mixed, by name; empty where the task's is the only one."""
-    exact_share: float
+    exact_share: Annotated[float, figure("solved share", ".1%")]
     """Share of them that solve their problem, 0 to 1."""
-    age_mean: float
+    age_mean: Annotated[float, figure("age, versions", ".2f", "highest")]
     """Versions between sampling and use."""
-    ages: dict[str, int] = {}
+    ages: dict[str, int] = field(default_factory=dict)
     """Trajectories by that age."""
     num_trajectories: int
     """Used so far."""
@@ -74,13 +51,11 @@ class UpdateRow(Struct, frozen=True, kw_only=True, tag="update", tag_field="kind
     """Generated so far for the trajectories used."""
     num_refused: dict[str, int]
     """Trajectories refused so far, by reason."""
-    num_dropped: dict[str, int] = {}
+    num_dropped: dict[str, int] = field(default_factory=dict)
     """Frames dropped by this trainer process, by reason: what came twice, too early, or damaged came again."""
-    num_tokens_computed: int = 0
-    """Tokens that went through the model in this update, prompts included: what trajectories share once."""
     num_tokens_laid_out: int = 0
     """Tokens of the same batch, had each branch of each tree been laid out alone."""
-    tokens_per_s: float
+    tokens_per_s: Annotated[float, figure("tokens/s trained", ",.0f")]
     """Response tokens trained on in this update, by its time without waiting."""
     wait_s: float
     """Time spent waiting for trajectories, in seconds."""

@@ -6,24 +6,16 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from msgspec import Struct
+from msgspec.inspect import Metadata, StructType, type_info
 
 from tsd.observe.metrics import GeneratorRow, Row, UpdateRow
 
-FIGURES = (
-    "reward_mean",
-    "exact_share",
-    "policy_loss",
-    "value_loss",
-    "kl",
-    "entropy",
-    "effective_sample_share",
-    "explained_variance",
-    "logprob_gap",
-    "age_mean",
-    "grad_norm",
-    "tokens_per_s",
-)
-"""Fields of UpdateRow that have a course and a curve."""
+_ROW = type_info(UpdateRow)
+assert isinstance(_ROW, StructType)
+FIGURES: dict[str, dict[str, str]] = {
+    field.name: field.type.extra for field in _ROW.fields if isinstance(field.type, Metadata) and field.type.extra
+}
+"""The fields of UpdateRow that have a course and a curve, each with its `tsd.types.figure`."""
 GENERATED = "generated_per_s"
 """The curve of tokens generated for what was trained on, by the second."""
 NUM_EDGE = 10

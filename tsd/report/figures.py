@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from tsd.config import Config, kind
+from tsd.report.course import FIGURES
 from tsd.report.run import RunReport
 from tsd.solve.evaluate import Evaluation
 
@@ -108,25 +109,12 @@ def _size(found: Evaluation | None) -> str:
 
 def learning(runs: Sequence[RunReport]) -> Table:
     """Whether the updates were healthy: means of the first and the last few, and the worst one."""
-    return _table(
-        "learning, from the first updates to the last",
-        runs,
-        {
-            "reward": _course("reward_mean", ".3f"),
-            "solved": _course("exact_share", ".1%"),
-            "entropy, nats a token": _course("entropy", ".3f"),
-            "KL from the start": _course("kl", ".3g", "highest"),
-            "effective sample share": _course("effective_sample_share", ".3f", "lowest"),
-            "age, versions": _course("age_mean", ".2f", "highest"),
-            "refused as stale": lambda run: f"{run.books.refused.get('stale', 0):,}" if run.books else DASH,
-            "logprob gap, nats": _course("logprob_gap", ".2g", "highest"),
-            "explained variance": _course("explained_variance", ".3f", "lowest"),
-            "gradient norm": _course("grad_norm", ".3g", "highest"),
-        },
-    )
+    cells = {one["title"]: _course(name, one["form"], one["worst"]) for name, one in FIGURES.items()}
+    cells["refused as stale"] = lambda run: f"{run.books.refused.get('stale', 0):,}" if run.books else DASH
+    return _table("learning, from the first updates to the last", runs, cells)
 
 
-def _course(name: str, form: str, worst: str = "") -> Cell:
+def _course(name: str, form: str, worst: str) -> Cell:
     def cell(run: RunReport) -> str:
         course = run.courses.get(name)
         if course is None:
@@ -145,7 +133,7 @@ def throughput(runs: Sequence[RunReport]) -> Table:
         {
             "tokens/s generated": lambda run: _number(run.speed.generated_per_s, ",.0f"),
             "simulations/s": lambda run: _number(run.speed.simulations_per_s, ",.0f"),
-            "tokens/s trained": lambda run: _number(run.speed.trained_per_s, ",.0f"),
+            "tokens/s trained, median": lambda run: _number(run.speed.trained_per_s, ",.0f"),
             "trainer waited": lambda run: _number(run.speed.waited_share, ".0%"),
             "worst loop lag, ms": lambda run: _number(run.speed.worst_lag_s, ",.0f", 1000),
         },

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.report.course import Curves
+from tsd.report.course import FIGURES, GENERATED, Curves
 from tsd.report.examples import Examples
 from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput
 from tsd.report.markup import configuration, examples, flagged, table, text
@@ -14,6 +14,12 @@ from tsd.report.run import RunReport
 from tsd.solve.evaluate import Evaluation
 
 PAGE = Path(__file__).parent / "report.html"
+TITLES = {
+    "mean": "mean@k on held-out problems",
+    **{name: one["title"] for name, one in FIGURES.items()},
+    GENERATED: "tokens/s generated",
+}
+"""What the page draws, in this order."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +51,15 @@ def page(runs: Sequence[RunReport], trees: Sequence[Examples]) -> str:
         "TABLES": "".join(table(one, names) for one in (learning(runs), throughput(runs), flow(runs))),
         "FLAGGED": "".join(map(flagged, runs)),
         "EXAMPLES": _examples(names, trees),
-        # JSON inside a script element: no text may end the element, or open a comment in it.
-        "DATA": msgspec.json.encode([_drawn(run) for run in runs]).decode().replace("<", "\\u003c"),
+        "DATA": _script([_drawn(run) for run in runs]),
+        "TITLES": _script(TITLES),
     }
     return _filled(PAGE.read_text(encoding="utf-8"), parts)
+
+
+def _script(value: object) -> str:
+    """JSON inside a script element: no text may end the element, or open a comment in it."""
+    return msgspec.json.encode(value).decode().replace("<", "\\u003c")
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> str:

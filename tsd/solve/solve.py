@@ -7,7 +7,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from tsd.config import Config
 from tsd.engine import Generation, engine_model, make_engine
@@ -77,7 +76,7 @@ async def _search(
 def _solution(problem: Problem, tree: Tree, path: Trajectory, codec: TextCodec, ended_by: str) -> Solution:
     return Solution(
         problem=problem.text,
-        steps=tuple(codec.decode(tokens.tolist()) for tokens in np.split(path.tokens, path.lengths.cumsum()[:-1])),
+        steps=tuple(codec.decode(step) for step in path.steps),
         grade=path.grade,
         ended_by=ended_by,
         num_simulations=tree.num_simulations,

@@ -1,31 +1,56 @@
-"""What rank 0 of the trainers tells the others to do: learn, and put their parts of the model together.
+"""What all ranks of the trainers do next, as rank 0 says: learn, put their parts of the model together, or end.
 
-Every rank does the same at the same time, or all of them wait. Knows nothing about where batches come from.
+Every rank performs the same orders in the same sequence, or all of them wait. Knows nothing about where batches come
+from.
 """
+
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from tsd.learn.group import Group
 from tsd.learn.learner import Learner
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
-from tsd.types import Trajectory
+from tsd.types import Stats, Trajectory, WeightUpdate
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Performed(Protocol[Result]):
+    """An order: each rank does its part of it with its own learner, and rank 0 has what comes of it."""
+
+    def perform(self, learner: Learner) -> Result: ...
 
 
 class Learn(msgspec.Struct, frozen=True, tag=True):
-    """One update on this batch."""
+    """One update on this batch; nothing comes of it where its loss is not finite."""
 
     version: int
     number: int
     """Of the update."""
     trajectories: tuple[Trajectory, ...]
 
+    def perform(self, learner: Learner) -> Stats | None:
+        return learner.learn(self.trajectories, self.version, self.number)
+
 
 class Gather(msgspec.Struct, frozen=True, tag=True):
-    """Put the weights together for publishing."""
+    """Put the weights together, under this version."""
+
+    version: int
+
+    def perform(self, learner: Learner) -> WeightUpdate:
+        return learner.weights(self.version)
 
 
 class Save(msgspec.Struct, frozen=True, tag=True):
-    """Put together what a checkpoint holds."""
+    """Put together what a checkpoint holds; rank 0 writes it into this directory."""
+
+    directory: str
+
+    def perform(self, learner: Learner) -> None:
+        learner.save(Path(self.directory))
 
 
 class End(msgspec.Struct, frozen=True, tag=True):
@@ -33,25 +58,23 @@ class End(msgspec.Struct, frozen=True, tag=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What all ranks do next, as rank 0 says."""
+    """What is sent."""
 
     to: Learn | Gather | Save | End
 
 
-def give(group: Group, to: Learn | Gather | Save | End) -> None:
-    """Tells the other ranks what comes next; rank 0 goes on with it itself."""
-    group.broadcast(encode(Order(to)))
+def give(group: Group, learner: Learner, order: Performed[Result]) -> Result:
+    """Rank 0's side: tells the other ranks, and performs its own part."""
+    group.broadcast(encode({"to": order}))
+    return order.perform(learner)
 
 
 def follow(learner: Learner, group: Group) -> None:
     """Another rank's whole life: waits for rank 0's orders, the group's timeout its deadline."""
-    while True:
-        match decode(group.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to:
-            case Learn(version, number, trajectories):
-                learner.learn(trajectories, version, number)
-            case Gather():
-                learner.weights(0)
-            case Save():
-                learner.save(None)
-            case End():
-                return
+    while not isinstance(order := decode(group.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to, End):
+        order.perform(learner)
+
+
+def end(group: Group) -> None:
+    """Lets the other ranks go."""
+    group.broadcast(encode(Order(End())))

@@ -31,7 +31,7 @@ from tsd.config import Config, load_config
 from tsd.errors import DivergedError
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reached_end, save_checkpoint
 from tsd.learn.group import Group, join_group
-from tsd.learn.health import Stats, warnings
+from tsd.learn.health import warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
 from tsd.learn.rows import num_laid_out
 from tsd.model.files import model_path
@@ -42,7 +42,7 @@ from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
 from tsd.search.calibration import keep_newest
 from tsd.trainer.intake import Intake
-from tsd.trainer.orders import End, Gather, Learn, Save, follow, give
+from tsd.trainer.orders import Gather, Learn, Save, end, follow, give
 from tsd.transport.addresses import Addresses
 from tsd.transport.codec import encode
 from tsd.transport.curve import trainer_context
@@ -51,7 +51,7 @@ from tsd.transport.keys import load_keys
 from tsd.transport.progress import Progress, ProgressPublisher
 from tsd.transport.trajectories import Inbox
 from tsd.transport.weights import WeightPublisher
-from tsd.types import Grade, Trajectory, WeightUpdate
+from tsd.types import Grade, Stats, Trajectory
 
 HEARTBEAT_S = 1.0
 MAX_SKIPPED = 3
@@ -93,7 +93,7 @@ class Trainer:
             for task in tasks:
                 task.cancel()
         await self.checkpoint(complete=not self.intake.stopping)
-        await asyncio.to_thread(give, self.group, End())
+        await asyncio.to_thread(end, self.group)
 
     async def heartbeat(self) -> None:
         while True:
@@ -140,18 +140,12 @@ class Trainer:
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
         version, number = self.state.version, self.state.update
-        give(self.group, Learn(version, number, tuple(trajectories)))
-        return self.learner.learn(trajectories, version, number)
+        return give(self.group, self.learner, Learn(version, number, tuple(trajectories)))
 
     async def publish(self) -> None:
         """The weights as they are, under the version of the state."""
         started = time.monotonic()
-
-        def gather() -> WeightUpdate:
-            give(self.group, Gather())
-            return self.learner.weights(self.state.version)
-
-        update = await asyncio.to_thread(gather)
+        update = await asyncio.to_thread(give, self.group, self.learner, Gather(self.state.version))
         gathered = time.monotonic()
         history = await self.weights.publish(update)
         newest = history.newest
@@ -236,8 +230,7 @@ class Trainer:
         state = msgspec.structs.replace(self.state, complete=complete)
 
         def save(directory: Path) -> None:
-            give(self.group, Save())
-            self.learner.save(directory)
+            give(self.group, self.learner, Save(str(directory)))
             keep_newest(self.run_dir, directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
@@ -255,7 +248,7 @@ def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
 def make_learner(config: Config, checkpoint: Path | None, group: Group) -> Learner:
     """Raises ValueError where the configuration names no model."""
     if config.engine.kind == "mock":
-        return MockLearner(config, checkpoint)
+        return MockLearner(config, checkpoint, group)
     return PolicyLearner(config, model_path(config.model.path), checkpoint, group)
 
 
