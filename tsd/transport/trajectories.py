@@ -18,14 +18,13 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, ProtocolError, TransportError
 from tsd.transport.codec import MAX_TRAJECTORY_BYTES, decode
+from tsd.transport.cursor import Cursor
 from tsd.transport.endpoint import Endpoint
 from tsd.transport.progress import Progress
 from tsd.transport.spool import Lane
 from tsd.transport.validate import validate
 from tsd.types import Trajectory
 
-STALLED = 3
-"""Times the trainer says that it waits for what was sent: it went to one that has died, and is sent again."""
 SENDER = re.compile(r"[0-9]{1,6}-[0-9a-z]{1,32}")
 """What generators call their lives: the generator's place, and what tells its lives apart."""
 
@@ -48,17 +47,11 @@ class Outbox(Endpoint):
         self._socket.set_hwm(queue)
         self._socket.connect(address)
         self.own, self.credit = own, credit
-        self._lanes = [*left, own]
-        """Each sender's, those of earlier lives first."""
-        self._next: dict[str, int] = {}
-        """The serial to send next, by sender; empty until the trainer has said where it is."""
-        self._saved: dict[str, int] = {}
-        self._used = 0
+        self._cursors = {lane: Cursor(lane.num_appended, lane.num_saved) for lane in (*left, own)}
+        """Those of earlier lives first."""
         self._trainer: tuple[str, int] | None = None
         self.num_absurd = 0
         """Times that the trainer said what cannot be."""
-        self._num_stalled = 0
-        """Times in a row that the trainer said it waits, while what was sent has not come."""
         self._changed = asyncio.Event()
         """There may be something to send, or room."""
         self._writing = asyncio.Lock()
@@ -66,16 +59,16 @@ class Outbox(Endpoint):
     @property
     def num_out(self) -> int:
         """Of its own: finished, and not yet used."""
-        return self.own.num_appended - self._used
+        return self.own.num_appended - self._cursors[self.own].used
 
     async def put(self, trajectories: Sequence[Trajectory], timeout_s: float) -> None:
         """To the spool. Waits while `credit` are out; raises TransportError when the trainer used none for so long."""
         async with self._writing:
             while self.num_out >= self.credit:
-                used = self._used
+                num_out = self.num_out
                 try:
                     async with asyncio.timeout(timeout_s):
-                        while self._used == used:
+                        while self.num_out == num_out:
                             self._changed.clear()
                             await self._changed.wait()
                 except TimeoutError:
@@ -91,41 +84,38 @@ class Outbox(Endpoint):
                     raise TransportError(
                         f"cannot write the spool in {self.own.directory}: {error}; free some space"
                     ) from None
+                self._cursors[self.own].appended = self.own.num_appended
         self._changed.set()
 
     async def run(self) -> None:
         """Sends whatever is due until cancelled; waits for trees to finish, and for the trainer to take."""
         while True:
             self._changed.clear()
-            for lane in self._lanes:
-                if lane.num_saved < self._saved.get(lane.sender, 0):
-                    await asyncio.to_thread(lane.drop, self._saved[lane.sender])
-                while (serial := self._next.get(lane.sender, lane.num_appended)) < lane.num_appended:
-                    frame = await asyncio.to_thread(lane.frame, serial)
-                    if self._next[lane.sender] == serial:  # else the trainer has asked for another one meanwhile
-                        self._next[lane.sender] = serial + 1
-                        await self._socket.send(frame)
-            self._lanes = [lane for lane in self._lanes if lane is self.own or lane.num_saved < lane.num_appended]
+            for lane, cursor in [*self._cursors.items()]:
+                if lane.num_saved < cursor.saved:
+                    await asyncio.to_thread(lane.drop, cursor.saved)
+                while cursor.due:
+                    await self._send(lane, cursor)
+                if cursor.saved == cursor.appended and lane is not self.own:
+                    del self._cursors[lane]
             await self._changed.wait()
 
-    def heard(self, progress: Progress) -> None:
-        """Where the trainer is: lets go of what is saved, and goes back to what is missing.
+    async def _send(self, lane: Lane, cursor: Cursor) -> None:
+        """The next of a lane, unless the trainer asks for another one meanwhile."""
+        serial = cursor.next
+        assert serial is not None, "something is due"
+        frame = await asyncio.to_thread(lane.frame, serial)
+        if cursor.send(serial):
+            await self._socket.send(frame)
 
-        Not where it cannot be: what was never finished is not saved, and what is wrongly let go of is lost.
-        """
-        counts = [said.get(self.own.sender, 0) for said in (progress.saved, progress.used, progress.received)]
-        if sorted(counts) != counts or counts[-1] > self.own.num_appended:
-            self.num_absurd += 1
-            return
-        self._used = progress.used.get(self.own.sender, 0)
-        received, trainer = progress.received, (progress.life, progress.asked)
-        sent_more = any(self._next[lane.sender] > received.get(lane.sender, 0) for lane in self._lanes if self._next)
-        self._num_stalled = self._num_stalled + 1 if progress.waiting and sent_more else 0
-        again = trainer != self._trainer or self._num_stalled == STALLED
-        self._trainer, self._saved = trainer, progress.saved
-        if again:
-            self._num_stalled = 0
-            self._next = {lane.sender: max(lane.num_saved, received.get(lane.sender, 0)) for lane in self._lanes}
+    def heard(self, progress: Progress) -> None:
+        """Where the trainer is. A new one, or one that asks, gets again what it has not received."""
+        trainer = (progress.life, progress.asked)
+        for lane, cursor in self._cursors.items():
+            counts = [said.get(lane.sender, 0) for said in (progress.saved, progress.used, progress.received)]
+            if not cursor.hear(*counts, anew=trainer != self._trainer, waiting=progress.waiting):
+                self.num_absurd += 1
+        self._trainer = trainer
         self._changed.set()
 
 
