@@ -34,6 +34,7 @@ EXEMPT = {
     "test_dashboard": "the board reads a small local file twice a second",
     "test_report": "example trees are searched in a loop of their own, in which nothing else waits"
     " (transformers' progress bars write when they are collected, wherever that is)",
+    "test_serve": "the openai client reads files of its package on the loop",
     "test_torch_engine": "tests load models beside the engine; the engine itself works in a thread",
     "test_vllm_engine": "vLLM reads files on the loop while it starts",
 }

@@ -221,6 +221,32 @@ def solve(
     print(as_json(solution) if json else describe_solution(solution))
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, such as `tsd export` writes.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine's loopback; 0 for any.")] = 8000,
+    engine: Annotated[Literal["torch", "vllm", "mock"], typer.Option(help="What generates.")] = "torch",
+    seed: Seed = 0,
+    set_: Settings = None,
+) -> None:
+    """Answer whoever asks with search: an OpenAI-compatible endpoint on this machine, until Ctrl-C.
+
+    The last message is a problem as `tsd solve` takes it, `max_completion_tokens` the budget of its tree. Needs the
+    extra `tsd[serve]`.
+
+    Examples:
+
+    - `tsd serve builtin:countdown-tiny`, then
+    `curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "5 13 5 9 = 31"}]}'`
+    """
+    from tsd.cli.commands import serve_model, setting
+
+    options = {"engine.kind": engine, "model.path": model, "seed": seed, "method.max_tokens": 4000}
+    options |= {"method.solutions": 1, "search.trees": 64}
+    settings = [setting(key, value) for key, value in options.items()]
+    serve_model([*settings, *(set_ or ())], port, lambda line: print(line, flush=True))
+
+
 @app.command("bench-search")
 def bench_search(
     engine: Annotated[

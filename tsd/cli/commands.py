@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
-from tsd.config import load_config
+from tsd.config import Config, load_config
 from tsd.doctor.audit import Audit
 from tsd.doctor.soak import soak
 from tsd.engine import make_engine
@@ -28,7 +28,7 @@ from tsd.search.calibration import FILE, load_calibration, save_calibration
 from tsd.solve import Row, Solving, bench_search, compare_solving
 from tsd.solve.calibrate import calibrate
 from tsd.solve.evaluate import Evaluation, evaluate, evaluation_engine
-from tsd.solve.solve import Solution, read_tree, solve
+from tsd.solve.solve import Solution, make_solver, read_tree
 from tsd.solve.solving import BUDGET, GIVE_UP
 from tsd.tasks import make_task
 from tsd.tasks.lines import read_lines
@@ -176,14 +176,32 @@ def counts(option: str, text: str) -> tuple[int, ...]:
 
 def solve_problem(settings: Sequence[str], text: str, tree: Path | None, resume: Path | None) -> Solution:
     """`tsd solve`, and the tree written where it is wanted. Raises ValueError for what cannot be read or written."""
-    config = load_config(None, settings)
-    if config.engine.kind in ("torch", "vllm"):
-        config = load_config(None, [setting("task.style", _style(model_path(config.model.path))), *settings])
-    transformers_logging.disable_progress_bar()
-    solution, grown = _run(solve(config, text, read_tree(resume) if resume else None))
+    solver = make_solver(_styled(settings))
+    problem, grown = solver.begin(text, read_tree(resume) if resume else None)
+
+    async def solved() -> Solution:
+        async with solver.generation.engine:
+            return await solver.solve(problem, grown)
+
+    solution = _run(solved())
     if tree:
-        tree.write_bytes(msgspec.json.format(msgspec.json.encode(grown), indent=1))
+        tree.write_bytes(msgspec.json.format(msgspec.json.encode(solver.record(grown)), indent=1))
     return solution
+
+
+def serve_model(settings: Sequence[str], port: int, say: Callable[[str], None]) -> None:
+    """`tsd serve`, until Ctrl-C. Raises ValueError for a model or a port that cannot be."""
+    from tsd.solve.serve import serve
+
+    _run(serve(make_solver(_styled(settings)), port, say))
+
+
+def _styled(settings: Sequence[str]) -> Config:
+    """Settings over the style that the model is asked in."""
+    config = load_config(None, settings)
+    if config.engine.kind not in ("torch", "vllm"):
+        return config
+    return load_config(None, [setting("task.style", _style(model_path(config.model.path))), *settings])
 
 
 def describe_solution(solution: Solution) -> str:
@@ -242,9 +260,8 @@ def make_tiny_model(
 
 def calibrate_model(settings: Sequence[str], num_problems: int) -> str:
     """`tsd calibrate`: what it found, for people. Raises ValueError for a model or a setting that cannot be."""
-    config = load_config(None, settings)
+    config = _styled(settings)
     directory = model_path(config.model.path)
-    config = load_config(None, [setting("task.style", _style(directory)), *settings])
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
 
     async def calibrated() -> Calibration:

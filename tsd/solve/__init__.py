@@ -1,6 +1,7 @@
 """A model at work outside training.
 
 solve                  one problem answered with search: `tsd solve`
+serve                  the same for whoever asks over HTTP: `tsd serve`
 evaluate               mean@k on a file of problems: `tsd eval`, and a run's own before and after
 solving                what search, samples and choices among samples solve for their tokens: `tsd eval --search`
 calibrate              what a model's V is worth: `tsd calibrate`

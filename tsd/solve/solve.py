@@ -1,30 +1,19 @@
-"""`tsd solve`: one problem answered with search; what it found, and the whole tree for whoever wants to look.
+"""Problems answered with search: what it found, and the whole tree for whoever wants to look.
 
 Knows nothing about training: the model stays as it is.
 """
 
-from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from tsd.config import Config
 from tsd.engine import Generation, engine_model, make_engine
-from tsd.search import (
-    Calibration,
-    Tree,
-    TreeRecord,
-    Way,
-    best_rewarded,
-    plant,
-    record,
-    resume,
-    search,
-    way_of,
-)
+from tsd.search import Calibration, Tree, TreeRecord, Way, best_rewarded, plant, record, resume, search, way_of
 from tsd.search.calibration import load_calibration
 from tsd.tasks import make_task
-from tsd.types import Grade, Problem, TextCodec, Trajectory
+from tsd.types import Grade, Problem, Task
 
 
 class Solution(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,48 +31,56 @@ class Solution(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int
 
 
-def solve(
-    config: Config, text: str, saved: TreeRecord | None = None
-) -> Coroutine[None, None, tuple[Solution, TreeRecord]]:
-    """Reads problem and model, and returns the search to be awaited; `saved` is a tree to go on with.
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """A model that is ready to search, as long as its engine is entered."""
 
-    Raises ValueError for a problem the task cannot read, a tree of another one, or a method that does not search.
-    """
-    way, task = way_of(config), make_task(config.task)
-    problem = task.parse(text)
-    directory = engine_model(config)
-    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    calibration = load_calibration(directory)
-    limits, style = config.search, config.task.style
-    tree = plant(problem, task, generation.codec, style, limits, seed=config.seed)
-    if saved is not None:
-        if saved.prompt != tree.prompt:
-            raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
-        resume(saved, tree)
-    return _search(way, problem, tree, generation, calibration)
+    config: Config
+    way: Way
+    task: Task
+    generation: Generation
+    calibration: Calibration
 
+    def begin(self, text: str, saved: TreeRecord | None = None) -> tuple[Problem, Tree]:
+        """A problem, and the tree to search; `saved` is one to go on with.
 
-async def _search(
-    way: Way, problem: Problem, tree: Tree, generation: Generation, calibration: Calibration
-) -> tuple[Solution, TreeRecord]:
-    async with generation.engine as engine:
-        ended_by = await search(tree, engine, way, calibration)
+        Raises ValueError for a problem the task cannot read, or a tree of another one.
+        """
+        problem = self.task.parse(text)
+        limits, style = self.config.search, self.config.task.style
+        tree = plant(problem, self.task, self.generation.codec, style, limits, seed=self.config.seed)
+        if saved is not None:
+            if saved.prompt != tree.prompt:
+                raise ValueError(f"the saved tree is of another problem or model: its prompt is {saved.prompt_text!r}")
+            resume(saved, tree)
+        return problem, tree
+
+    async def solve(self, problem: Problem, tree: Tree, way: Way | None = None) -> Solution:
+        """Searches up to the budget, in a `way` of its own where there is one."""
+        engine, codec = self.generation.engine, self.generation.codec
+        ended_by = await search(tree, engine, way or self.way, self.calibration)
         path = await best_rewarded(tree, engine)
-    codec = generation.codec
-    return _solution(problem, tree, path, codec, ended_by), record(tree, codec.decode)
+        return Solution(
+            problem=problem.text,
+            steps=tuple(codec.decode(step) for step in path.steps),
+            grade=path.grade,
+            ended_by=ended_by,
+            num_simulations=tree.num_simulations,
+            num_expansions=tree.num_expansions,
+            num_nodes=tree.num_nodes,
+            generated_tokens=tree.num_generated,
+        )
+
+    def record(self, tree: Tree) -> TreeRecord:
+        """The tree as data, with its steps' texts."""
+        return record(tree, self.generation.codec.decode)
 
 
-def _solution(problem: Problem, tree: Tree, path: Trajectory, codec: TextCodec, ended_by: str) -> Solution:
-    return Solution(
-        problem=problem.text,
-        steps=tuple(codec.decode(step) for step in path.steps),
-        grade=path.grade,
-        ended_by=ended_by,
-        num_simulations=tree.num_simulations,
-        num_expansions=tree.num_expansions,
-        num_nodes=tree.num_nodes,
-        generated_tokens=tree.num_generated,
-    )
+def make_solver(config: Config) -> Solver:
+    """Raises ValueError for a model that cannot be read, or a method that does not search."""
+    way, directory = way_of(config), engine_model(config)
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
+    return Solver(config, way, make_task(config.task), generation, load_calibration(directory))
 
 
 def read_tree(path: Path) -> TreeRecord:
