@@ -9,14 +9,14 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from tsd.config import Config, load_config
-from tsd.solve import Row, bench_search, plot, recommendation, rows_table
+from tsd.solve import Measurement, bench_search, plot, recommendation, rows_table
 
 
 def configured(engine: str, seed: int = 0) -> Config:
     return load_config(None, [f"engine.kind={engine}", f"seed={seed}", "method.kind=puct", "method.simulations=120"])
 
 
-async def measure(engine: str, agents: int, trees: int = 1, seed: int = 0) -> Row:
+async def measure(engine: str, agents: int, trees: int = 1, seed: int = 0) -> Measurement:
     (row,) = await bench_search(configured(engine, seed), [agents], [trees])
     return row
 

@@ -10,7 +10,7 @@ import torch
 from tests.support.engines import CASES, Served, make_engine, make_model
 from tsd.engine.decoder import Decoder
 from tsd.engine.prefix_cache import Prefix, PrefixCache
-from tsd.engine.rows import Request
+from tsd.engine.requests import Request
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
 from tsd.types import Finish
@@ -27,7 +27,7 @@ def after_five(tokens: Sequence[int], stops_at_step: bool) -> Finish | None:
 
 
 def decoder(policy: Policy, finish: Callable[[Sequence[int], bool], Finish | None] = never) -> Decoder:
-    return Decoder(policy, finish, temperature=0.8, max_rows=64, max_tokens=128, cache_bytes=2**24, seed=0)
+    return Decoder(policy, finish, temperature=0.8, max_samples=64, max_tokens=128, cache_bytes=2**24, seed=0)
 
 
 def run(decoder: Decoder, requests: Sequence[Request]) -> None:

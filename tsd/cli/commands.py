@@ -25,7 +25,7 @@ from tsd.model.files import model_path
 from tsd.observe.printable import printable
 from tsd.search import Calibration
 from tsd.search.calibration import FILE, load_calibration, save_calibration
-from tsd.solve import Row, Solving, bench_search, compare_solving
+from tsd.solve import Measurement, Solving, bench_search, compare_solving
 from tsd.solve.calibrate import calibrate
 from tsd.solve.evaluate import Evaluation, evaluate, evaluation_engine
 from tsd.solve.solve import Solution, make_solver, read_tree
@@ -160,7 +160,7 @@ def _share_with(ci95: Sequence[float], mean: float) -> str:
     return f"{mean:.1%} ({ci95[0]:.1%} to {ci95[1]:.1%})"
 
 
-def measure_search(settings: Sequence[str], agents: str, trees: str, problems: int = 0) -> list[Row]:
+def measure_search(settings: Sequence[str], agents: str, trees: str, problems: int = 0) -> list[Measurement]:
     """`tsd bench-search`. Raises ValueError for lists that are none."""
     config = load_config(None, settings)
     return _run(bench_search(config, counts("--agents", agents), counts("--trees", trees), problems))

@@ -1,6 +1,6 @@
 """Continuous batched decoding, for the torch engine.
 
-One flat batch of rows, each one sample of some request, all advanced one token a step, together with the states of new
+One flat batch of samples, each of some request, all advanced one token a step, together with the states of new
 requests. Keys and values of a finished step's prefix are kept, so that a child of a tree's node starts where its parent
 ended. Synchronous and single-threaded: knows nothing about asyncio, trees or tasks.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsd.engine.grouped_kv import GroupedKv, Part
 from tsd.engine.prefix_cache import Prefix, PrefixCache
-from tsd.engine.rows import Group, Request, Row, groups_of
+from tsd.engine.requests import Group, Request, Sample, groups_of
 from tsd.engine.trunk import Trunk
 from tsd.model.policy import Policy
 from tsd.model.sampling import log_policy
@@ -36,18 +36,18 @@ class Decoder:
         finish: Callable[[Sequence[int], bool], Finish | None],
         *,
         temperature: float,
-        max_rows: int,
+        max_samples: int,
         max_tokens: int,
         cache_bytes: int,
         seed: int,
     ) -> None:
         self.finish, self.temperature = finish, temperature
-        self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.max_samples, self.max_tokens = max_samples, max_tokens
         self.trunk = Trunk(policy, max_tokens)
         trunk = self.trunk
         heads = trunk.groups, trunk.key_heads, trunk.head_size
         self.keys = GroupedKv(trunk.num_layers, heads, trunk.dtype, trunk.device)
-        self.rows: list[Row] = []
+        self.samples: list[Sample] = []
         self.groups: list[Group | None] = []  # by index in `keys`
         self.waiting: list[Group] = []
         self.cache = PrefixCache(cache_bytes)
@@ -56,30 +56,30 @@ class Decoder:
 
     @property
     def num_free(self) -> int:
-        return self.max_rows - len(self.rows) - sum(group.size for group in self.waiting)
+        return self.max_samples - len(self.samples) - sum(group.size for group in self.waiting)
 
     @property
     def idle(self) -> bool:
-        return not self.rows and not self.waiting
+        return not self.samples and not self.waiting
 
     def admit(self, requests: Sequence[Request]) -> None:
-        """Each sample of each request gets a row in one of the next steps."""
+        """Each sample of each request begins in one of the next steps."""
         self.waiting += [group for request in requests for group in groups_of(request)]
 
     @torch.inference_mode()
     def advance(self) -> list[Request]:
-        """Every row one token further; returns the requests that are now done."""
-        self._drop([row for row in self.rows if row.group.request.cancelled])
+        """Every sample one token further; returns the requests that are now done."""
+        self._drop([sample for sample in self.samples if sample.group.request.cancelled])
         new = self._open_groups()
-        if not self.rows and not new:
+        if not self.samples and not new:
             return []
         logits, values = self._forward(new)
         self._keep_prefixes(new)
-        sources = list(range(len(self.rows)))
-        for number, group in enumerate(new, start=len(self.rows)):
+        sources = list(range(len(self.samples)))
+        for number, group in enumerate(new, start=len(self.samples)):
             sources += [number] * group.size
             length = len(group.state)
-            self.rows += [Row(group, sample, length + sample) for sample in range(group.size)]
+            self.samples += [Sample(group, number, length + number) for number in range(group.size)]
         self._sample(logits[sources], values[sources])
         return self._retire()
 
@@ -149,14 +149,14 @@ class Decoder:
                 self.groups[target], last.index = last, target
 
     def _forward(self, new: Sequence[Group]) -> tuple[Tensor, Tensor]:
-        """Logits and values after every row's next token, then after every new group's state."""
+        """Logits and values after every sample's next token, then after every new group's state."""
         parts, length = self._parts(new), self.keys.kv.shape[2]
-        tokens = [row.tokens[-1] for row in self.rows]
-        positions = [len(row.group.state) + len(row.tokens) - 1 for row in self.rows]
-        written = [row.group.index * length + row.slot for row in self.rows]
-        wanted = list(range(len(self.rows)))
-        for row in self.rows:
-            row.slot += row.group.size
+        tokens = [sample.tokens[-1] for sample in self.samples]
+        positions = [len(sample.group.state) + len(sample.tokens) - 1 for sample in self.samples]
+        written = [sample.group.index * length + sample.slot for sample in self.samples]
+        wanted = list(range(len(self.samples)))
+        for sample in self.samples:
+            sample.slot += sample.group.size
         for group in new:
             tokens += group.state[group.start :]
             positions += range(group.start, len(group.state))
@@ -168,11 +168,13 @@ class Decoder:
         return self.trunk(place(tokens + padding), place(positions + padding), attend, place(wanted))
 
     def _parts(self, new: Sequence[Group]) -> list[Part]:
-        """The rows, and the new groups, as they attend."""
+        """The samples, and the new groups, as they attend."""
         parts: list[Part] = []
-        if self.rows:
-            groups, samples, slots = zip(*((row.group.index, row.sample, row.slot) for row in self.rows), strict=True)
-            parts.append(self.keys.next_tokens(groups, samples, slots))
+        if self.samples:
+            groups, numbers, slots = zip(
+                *((sample.group.index, sample.number, sample.slot) for sample in self.samples), strict=True
+            )
+            parts.append(self.keys.next_tokens(groups, numbers, slots))
         if new:
             starts, lengths = [group.start for group in new], [len(group.state) for group in new]
             parts.append(self.keys.prefixes([group.index for group in new], starts, lengths))
@@ -199,59 +201,61 @@ class Decoder:
                 self.cache.put(group.prefix)
 
     def _sample(self, logits: Tensor, values: Tensor) -> None:
-        """`logits` [B, V] and `values` [B]: a token for every row."""
+        """`logits` [B, V] and `values` [B]: a token for every sample."""
         logprobs = log_policy(logits, self.temperature)
         chances = logprobs.exp()  # [B, V]
-        for i, row in enumerate(self.rows):
-            if row.group.request.excluded and not row.tokens:
-                _exclude(chances[i], row.group.request.excluded)
+        for i, sample in enumerate(self.samples):
+            if sample.group.request.excluded and not sample.tokens:
+                _exclude(chances[i], sample.group.request.excluded)
         shares = chances.cumsum(-1, dtype=torch.float64)
         drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng).to(shares.device)
         tokens = torch.searchsorted(shares / shares[:, -1:], drawn, right=True)  # [B, 1]
         chosen = logprobs.gather(1, tokens)[:, 0].tolist()
-        for row, token, logprob, value in zip(self.rows, tokens[:, 0].tolist(), chosen, values.tolist(), strict=True):
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            row.values.append(value)
+        for sample, token, logprob, value in zip(
+            self.samples, tokens[:, 0].tolist(), chosen, values.tolist(), strict=True
+        ):
+            sample.tokens.append(token)
+            sample.logprobs.append(logprob)
+            sample.values.append(value)
 
     def _retire(self) -> list[Request]:
-        """Takes out the rows that end here."""
-        ended: list[Row] = []
+        """Takes out the samples that end here."""
+        ended: list[Sample] = []
         done: list[Request] = []
-        for row in self.rows:
-            request = row.group.request
-            finish = self.finish(row.tokens, request.stops_at_step)
-            full = len(row.tokens) == request.max_tokens or len(request.state) + len(row.tokens) == self.max_tokens
-            if finish is None and not full:
+        for sample in self.samples:
+            request = sample.group.request
+            finish = self.finish(sample.tokens, request.stops_at_step)
+            room = min(request.max_tokens, self.max_tokens - len(request.state))
+            if finish is None and len(sample.tokens) < room:
                 continue
-            ended.append(row)
-            request.value = row.values[0]
-            logprobs, values = array("f", row.logprobs), array("f", row.values)
-            request.steps.append(Step(tuple(row.tokens), logprobs, values, finish or "length", row.group.version))
-            # A row begun under older weights holds their keys and values: no use to anyone from here on.
-            if finish == "step" and row.group.version == self.version:
-                self._keep_step(row)
+            ended.append(sample)
+            request.value = sample.values[0]
+            logprobs, values = array("f", sample.logprobs), array("f", sample.values)
+            request.steps.append(Step(tuple(sample.tokens), logprobs, values, finish or "length", sample.group.version))
+            # A sample begun under older weights holds their keys and values: no use to anyone from here on.
+            if finish == "step" and sample.group.version == self.version:
+                self._keep_step(sample)
             if request.done:
                 done.append(request)
         self._drop(ended)
         return done
 
-    def _keep_step(self, row: Row) -> None:
+    def _keep_step(self, sample: Sample) -> None:
         """Puts all but the last token of a state and a step over it into the cache."""
-        state, group = row.group.state, row.group
+        state, group = sample.group.state, sample.group
         kv = self.keys.kv[:, group.index]
-        own = kv[:, len(state) + row.sample : row.slot : group.size]
+        own = kv[:, len(state) + sample.number : sample.slot : group.size]
         prefix = torch.cat((kv[:, len(state) - 1 : len(state)], own), dim=1)
-        self.cache.put(Prefix(state + tuple(row.tokens[:-1]), prefix, group.prefix))
+        self.cache.put(Prefix(state + tuple(sample.tokens[:-1]), prefix, group.prefix))
 
-    def _drop(self, gone: Sequence[Row]) -> None:
-        for row in gone:
-            row.group.live -= 1
-            if not row.group.live:
-                self.groups[row.group.index] = None
+    def _drop(self, gone: Sequence[Sample]) -> None:
+        for sample in gone:
+            sample.group.live -= 1
+            if not sample.group.live:
+                self.groups[sample.group.index] = None
         if gone:
             left = set(map(id, gone))
-            self.rows = [row for row in self.rows if id(row) not in left]
+            self.samples = [sample for sample in self.samples if id(sample) not in left]
 
 
 def _exclude(chance: Tensor, excluded: Sequence[int]) -> None:

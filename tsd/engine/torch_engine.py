@@ -20,7 +20,7 @@ import torch
 
 from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.decoder import Decoder
-from tsd.engine.rows import Request
+from tsd.engine.requests import Request
 from tsd.engine.stops import Stops
 from tsd.engine.trunk import Trunk
 from tsd.errors import EngineError
@@ -169,7 +169,7 @@ class TorchEngine:
             policy,
             stops.finish,
             temperature=self.temperature,
-            max_rows=self.config.max_sequences,
+            max_samples=self.config.max_sequences,
             max_tokens=self.config.max_model_tokens,
             cache_bytes=self.config.cache_mb * 2**20,
             seed=self.seed,

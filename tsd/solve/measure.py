@@ -19,7 +19,7 @@ from tsd.config import Config, PuctConfig
 from tsd.engine import engine_model, make_engine
 from tsd.run.child import rare_gc
 from tsd.search import Tree, plant, search_by_puct
-from tsd.solve.row import Row, Timings, make_row
+from tsd.solve.measurement import Measurement, Timings, sum_up
 from tsd.tasks import make_task
 from tsd.types import CountsCacheHits, Engine, Problem, TextCodec
 
@@ -32,7 +32,9 @@ Call = tuple[tuple[int, ...], int, int]
 """A state, the number of samples, and the most tokens of each."""
 
 
-async def bench_search(config: Config, agents: Sequence[int], trees: Sequence[int], problems: int = 0) -> list[Row]:
+async def bench_search(
+    config: Config, agents: Sequence[int], trees: Sequence[int], problems: int = 0
+) -> list[Measurement]:
     """One row for each number of agents and of trees, all on one engine. `config` gives the rest.
 
     `problems` is how many trees a row grows in all; 0 for as many as it grows at once.
@@ -43,7 +45,7 @@ async def bench_search(config: Config, agents: Sequence[int], trees: Sequence[in
     rare_gc()
     directory = engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     async with generation.engine as engine:
         await Bench(config, way, engine, generation.codec, num_problems=1).warm_up()
         for num_agents, num_trees in itertools.product(agents, trees):
@@ -69,7 +71,7 @@ class Bench:
             await search_by_puct(tree, self.engine, self.way)
         await self.engine.expand(tree.prompt, self.way.num_samples, self.config.search.max_step_tokens)
 
-    async def measure(self, agents: int, trees: int) -> Row:
+    async def measure(self, agents: int, trees: int) -> Measurement:
         """One row."""
         grove, timings = self.grove(), Timings()
         way = replace(self.way, agents=agents, solutions=0)  # a tree that is solved goes on
@@ -88,7 +90,7 @@ class Bench:
             await grow_all(alone, self.engine, replace(way, agents=1), trees)
             timings.one_agent_solve_rate = statistics.fmean(tree.solved for tree in alone)
         timings.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return make_row(self.config, way, trees, grove, timings)
+        return sum_up(self.config, way, trees, grove, timings)
 
     def grove(self) -> list[Tree]:
         """A new tree for each problem."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tsd.solve.row import Row
+from tsd.solve.measurement import Measurement
 
 NEAR_BEST = 0.95
 """Rows with this share of the best speed are as good: of them the one with the fewest agents is recommended."""
@@ -38,7 +38,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def rows_table(rows: Sequence[Row]) -> Table:
+def rows_table(rows: Sequence[Measurement]) -> Table:
     """One column a row, so that it fits a terminal."""
     first = rows[0]
     table = Table(title=f"{first.engine}: {first.simulations} simulations a tree, seed {first.seed}", box=None)
@@ -51,7 +51,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def recommendation(rows: Sequence[Row]) -> str:
+def recommendation(rows: Sequence[Measurement]) -> str:
     """The fewest agents, then the fewest trees, with nearly the best speed: agents on one tree cost solve rate."""
     best = max(row.expansions_per_s for row in rows)
     near = [row for row in rows if row.expansions_per_s >= NEAR_BEST * best]
@@ -63,7 +63,7 @@ def recommendation(rows: Sequence[Row]) -> str:
     )
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def plot(rows: Sequence[Measurement], path: Path) -> None:
     """Solve rate against simulations, and expansions/s against agents. Raises ValueError without matplotlib."""
     try:
         from matplotlib.figure import Figure

@@ -51,7 +51,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Part:
+class Encoded:
     """A header and a frame for each of its tensors."""
 
     version: int
@@ -71,10 +71,10 @@ class History:
 
     update: WeightUpdate
     checksum: int
-    whole: Part
+    whole: Encoded
     num_changed: int | None = None
     """Elements that differ from the version before; None for the first."""
-    deltas: tuple[Part, ...] = ()
+    deltas: tuple[Encoded, ...] = ()
     """Each from where the one before it leads to, the last one to `update`. Together no larger than `whole`."""
 
     @classmethod
@@ -92,20 +92,20 @@ class History:
             del deltas[0]
         return History(update, checksum(update, sums), whole, newest.num_changed, tuple(deltas))
 
-    def since(self, version: int | None) -> Sequence[Part]:
+    def since(self, version: int | None) -> Sequence[Encoded]:
         """What leads from a version to the newest: deltas where they are there, else the newest whole."""
         bases = [delta.base for delta in self.deltas]
         return self.deltas[bases.index(version) :] if version in bases else (self.whole,)
 
     @property
-    def newest(self) -> Part:
+    def newest(self) -> Encoded:
         """What leads to it from the version before."""
         return self.deltas[-1] if self.deltas else self.whole
 
 
 def encode_update(
     update: WeightUpdate, base: WeightUpdate | None = None, sums: Mapping[str, int] | None = None
-) -> Part:
+) -> Encoded:
     """A whole update, or what changed since `base`, which must have the same tensors to be of use.
 
     `sums` are the update's `tensor_sums`, where they are known.
@@ -121,7 +121,7 @@ def encode_update(
             headers.append(_Tensor(name, now.dtype.str, tensor.shape, sums[name], count, positions))
             frames.append(frame)
     header = _Header(update.version, None if base is None else base.version, tuple(headers))
-    return Part(update.version, header.base, [encode(header), *frames], sum(one.count for one in headers))
+    return Encoded(update.version, header.base, [encode(header), *frames], sum(one.count for one in headers))
 
 
 def decode_update(frames: Sequence[Frame], base: WeightUpdate | None = None) -> WeightUpdate:

@@ -1,4 +1,4 @@
-"""What the torch engine's decoder has in hand: requests, their samples in groups. State, no behaviour."""
+"""What the torch engine's decoder has in hand: requests, and their samples in groups. Changes nothing."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from tsd.types import Step
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One call of `expand` or `sample`: `num_samples` rows over one state."""
+    """One call of `expand` or `sample`: `num_samples` samples from one state."""
 
     state: tuple[int, ...]
     num_samples: int
@@ -48,11 +48,11 @@ class Group:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class Sample:
     """One sample under way."""
 
     group: Group
-    sample: int
+    number: int  # in its group
     slot: int  # where in its group the next token's keys and values go
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)

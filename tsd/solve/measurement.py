@@ -11,7 +11,7 @@ from tsd.config import Config, PuctConfig
 from tsd.search import Node, Status, Tree, tree_hash
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """`problems` trees, `trees` at a time."""
 
     engine: str
@@ -77,14 +77,14 @@ class Timings:
     peak_memory_mb: float = 0.0
 
 
-def make_row(config: Config, way: PuctConfig, trees: int, grove: Sequence[Tree], timings: Timings) -> Row:
+def sum_up(config: Config, way: PuctConfig, trees: int, grove: Sequence[Tree], timings: Timings) -> Measurement:
     """Sums a grove up."""
     nodes = [node for tree in grove for node in tree.root.walk()]
     sims, expansions, duplicates = (
         sum(getattr(tree, name) for tree in grove) for name in ("num_simulations", "num_expansions", "num_duplicates")
     )
     seconds = timings.seconds
-    return Row(
+    return Measurement(
         engine=config.engine.kind,
         agents=way.agents,
         trees=trees,
