@@ -16,7 +16,7 @@ async def test_a_glance_shows_the_most_visited_path_and_the_best_of_the_rest() -
     assert (seen.max_simulations, seen.max_tokens, seen.num_generated) == (60, 0, tree.num_generated)
     path = [step for step in seen.steps if step.on_path]
     assert [step.depth for step in path] == list(range(1, len(path) + 1))
-    first = max(tree.root.children, key=lambda child: child.visits)
+    first = max(tree.root.make_children(), key=lambda child: child.visits)
     assert (path[0].visits, path[0].q) == (first.visits, first.q)
     for step in path:
         others = [other for other in seen.steps if other.depth == step.depth and not other.on_path]

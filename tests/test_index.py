@@ -161,7 +161,7 @@ async def test_few_agents_work_on_a_tree_that_has_cost_little() -> None:
 async def test_a_tree_with_nothing_new_left_to_sample_is_exhausted() -> None:
     tree = make_tree(limits=replace(LIMITS, max_depth=1, max_step_tokens=2))
     assert await grown(tree, Likeliest(), replace(WAY, max_tokens=100_000)) == "exhausted"
-    assert {tree.response(node) for node in tree.root.children} == {
+    assert {tree.response(node) for node in tree.root.make_children()} == {
         (a, b) if a not in (STEP, END) else (a,) for a in (1, 2, STEP, END) for b in (1, 2, STEP, END)
     }
 

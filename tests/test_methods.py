@@ -65,7 +65,7 @@ async def test_the_published_method_sends_the_most_visited_path_to_its_end() -> 
     tree.grade = lambda tokens: Grade(0.25, False, True)
     (path,) = await make_method(PuctConfig(agents=1, simulations=9, solutions=0)).collect(tree, engine)
     assert path.tokens[0] == 2
-    assert path.visits[0] == max(child.visits for child in tree.root.children)
+    assert path.visits[0] == max(child.visits for child in tree.root.make_children())
     assert path.grade.reward == path.q[-1] == 0.25
 
 

@@ -19,8 +19,13 @@ from tsd.transport.weights import WeightPublisher
 
 ROOT = Path(__file__).parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "tsd" / "docs"
-LIBRARY, TASK, WIRE = "Search as a library", "A task of your own", "An example"
-EXAMPLES = {LIBRARY: (DOCS / "search.md", 20), TASK: (DOCS / "tasks.md", 30), WIRE: (DOCS / "wire.md", 40)}
+LIBRARY, TASK, WIRE, HTTP = "Search as a library", "A task of your own", "An example", "Answers over HTTP"
+EXAMPLES = {
+    LIBRARY: (DOCS / "search.md", 20),
+    TASK: (DOCS / "tasks.md", 30),
+    WIRE: (DOCS / "wire.md", 40),
+    HTTP: (DOCS / "guide.md", 10),
+}
 """Sections with an example in Python: their pages, and the most lines that each may have."""
 MAX_README_LINES, MAX_NAMES = 200, 22
 
@@ -44,6 +49,18 @@ def test_each_python_example_is_short(section: str) -> None:
 def test_no_page_has_a_python_example_that_is_not_run() -> None:
     pages = {page for page in (README, *DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")}
     assert pages == {page for page, _ in EXAMPLES.values()}
+
+
+def test_the_endpoint_answers_as_the_guide_asks_it() -> None:
+    command = (sys.executable, "-m", "tsd", "serve", "builtin:countdown-tiny", "--port", "0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        address = served.stdout.readline().partition(": ")[0]
+        example = block(HTTP, "python").replace("http://127.0.0.1:8000/v1", address)
+        asked = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=50)
+        served.terminate()
+    assert "</answer>" in asked.stdout, asked.stderr
+    assert "'tree': " in asked.stdout
 
 
 @pytest.mark.timeout(120)

@@ -162,7 +162,7 @@ def test_a_tree_is_solved_by_an_exact_answer_whatever_it_is_worth() -> None:
         assert grown(tree, answer) == ("solved" if solved else "exhausted")
         assert tree.solved == solved
         assert (tree.num_tokens_to_solve is not None) == solved
-        (child,) = tree.root.children
+        (child,) = tree.root.make_children()
         assert (child.end_value == 1.0) == (not solved), "worth the most without solving, or the other way round"
         assert resume(record(tree), planted(weighed(weights))).solved == solved
 
@@ -171,7 +171,7 @@ def test_equal_answers_are_graded_each_by_its_own_length() -> None:
     for weights, num_rewards in (({"task": 1.0}, 1), ({"task": 1.0, "length": 1.0}, 2)):
         tree = planted(weighed(weights))
         grown(tree, NEAR, f"<step>2+3=5|5</step>{NEAR}")
-        assert len({child.end_value for child in tree.root.children}) == num_rewards
+        assert len({child.end_value for child in tree.root.make_children()}) == num_rewards
 
 
 def test_search_is_the_same_where_only_the_task_counts() -> None:

@@ -24,8 +24,9 @@ from tsd.search import (
     search_by_puct,
     tree_hash,
 )
+from tsd.search.hot import descend
 from tsd.search.prior import set_priors
-from tsd.search.puct import descend, simulate
+from tsd.search.puct import simulate
 from tsd.tasks.countdown import Countdown, make_problem
 from tsd.types import Expansion, Grade, Problem, Step
 
@@ -130,8 +131,11 @@ def test_a_sampled_step_becomes_a_node_when_search_comes_to_it_the_one_of_highes
     root = tree.root
     assert [child.step and child.step.tokens for child in root.made] == [(1,), (3,)], "of equals the first drawn first"
     assert (tree.num_nodes, len(root.untouched or ())) == (13, 2)
-    assert [(child.step and child.step.tokens, child.q) for child in root.children[2:]] == [((2,), 0.2), ((0,), 0.1)]
-    assert [(child.prior, child.born) for child in root.children] == [(0.25, 0)] * 4
+    assert [(child.step and child.step.tokens, child.q) for child in root.make_children()[2:]] == [
+        ((2,), 0.2),
+        ((0,), 0.1),
+    ]
+    assert [(child.prior, child.born) for child in root.make_children()] == [(0.25, 0)] * 4
     assert root.untouched is None
 
 
@@ -141,7 +145,7 @@ def test_equal_samples_become_one_child_with_their_prior_added() -> None:
 
     tree = make_tree()
     run_search(tree, ScriptedEngine(script), replace(ALONE, simulations=1))
-    assert [(child.step and child.step.tokens, child.prior) for child in tree.root.children] == [
+    assert [(child.step and child.step.tokens, child.prior) for child in tree.root.make_children()] == [
         ((1,), 0.75),
         ((2,), 0.25),
     ]

@@ -95,8 +95,8 @@ def test_counts_add_up_under_every_setting_and_the_same_seed_gives_the_same_tree
         assert tree.root.visits == tree.num_simulations
         for node in tree.root.walk():
             assert -1.0 - 1e-9 <= node.q <= 1.0 + 1e-9
-            if node.children:
-                assert sum(child.prior for child in node.children) == pytest.approx(1.0)
+            if node.make_children():
+                assert sum(child.prior for child in node.make_children()) == pytest.approx(1.0)
     assert tree_hash(trees[0]) == tree_hash(trees[1])
 
 
@@ -183,7 +183,7 @@ def test_thousands_of_cancellations_and_engine_errors_lose_and_double_nothing(vi
         assert tree.root.visits == len(completed), "a backup was lost or doubled"
         assert engine.num_open == tree.num_expanding == 0, "a request leaked"
         assert tree.num_expansions == tree.root.visits, "an expansion that counts for nothing"
-        assert all(node.status is Status.OPEN for node in tree.root.walk() if node.children)
+        assert all(node.status is Status.OPEN for node in tree.root.walk() if node.made)
         assert not tree._arrivals
     print(f"\n{num_faults} faults over 50 trees (virtual loss {virtual_loss}, prior {prior})")
     assert num_faults >= 2_500

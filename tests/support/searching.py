@@ -43,9 +43,9 @@ def check_counts(tree: Tree) -> None:
     for node in tree.root.walk():
         assert node.in_flight == 0
         assert not node.expanding
-        below = sum(child.visits for child in node.children)
+        below = sum(child.visits for child in node.make_children())
         assert node.visits >= below
-        if node.status is Status.OPEN and node.children:
+        if node.status is Status.OPEN and node.make_children():
             assert node.visits == below + 1, "its own evaluation counts once; every other visit went on to a child"
         assert abs(node.value_sum) <= node.visits + 1e-9
         if node.visits:

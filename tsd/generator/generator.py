@@ -28,7 +28,7 @@ from tsd.engine import engine_model, make_engine
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.methods import Method, make_method
-from tsd.methods.index import Index
+from tsd.methods.index import ByIndex
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
@@ -119,7 +119,7 @@ class Generator:
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
         pause_s = await self.engine.load(update)
-        if isinstance(self.method, Index):
+        if isinstance(self.method, ByIndex):
             path = self.run_dir / RUNNING.format(self.index)
             await asyncio.to_thread(save_calibration, self.method.calibration, path)
         self.metrics.write(

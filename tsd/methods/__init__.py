@@ -10,7 +10,7 @@ from typing import Protocol, assert_never
 from tsd.config import BestOfConfig, GroupsConfig, IndexConfig, MethodConfig, PuctConfig
 from tsd.methods.best_of_n import BestOfN
 from tsd.methods.groups import Groups
-from tsd.methods.index import Index
+from tsd.methods.index import ByIndex
 from tsd.methods.puct import Puct
 from tsd.methods.targets import Targets
 from tsd.search import Calibration, Tree
@@ -35,7 +35,7 @@ def make_method(config: MethodConfig, calibration: Calibration | None = None) ->
     """The one that [method] names; `calibration` is what search by index goes by, where it collects."""
     match config:
         case IndexConfig():
-            return Index(config, calibration or Calibration())
+            return ByIndex(config, calibration or Calibration())
         case PuctConfig():
             return Puct(config)
         case GroupsConfig():

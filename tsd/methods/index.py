@@ -23,7 +23,7 @@ MIN_SCALE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class ByIndex:
     """A `Method`; its trees teach `calibration` while the policy moves."""
 
     config: IndexConfig

@@ -20,14 +20,21 @@ OPEN = Status.OPEN
 
 
 async def search_by_index(
-    tree: Tree, engine: Engine, config: IndexConfig, calibration: Calibration, *, learns: bool = False
+    tree: Tree,
+    engine: Engine,
+    config: IndexConfig,
+    calibration: Calibration,
+    *,
+    learns: bool = False,
+    rule: type[Index] = Index,
 ) -> str:
     """Grows a tree, also one that has grown already, up to its budget; returns the reason for the end.
 
-    With `learns` the tree's first path, a plain sample, is run to its end and teaches the calibration.
+    With `learns` the tree's first path, a plain sample, is run to its end and teaches the calibration. `rule` may be
+    another index.
     """
     tree.budget = Budget(max_tokens=config.max_tokens, solutions=config.solutions)
-    index = Index(tree.root, calibration, learns=learns, seed=tree.seed, give_up=config.give_up)
+    index = rule(tree.root, calibration, learns=learns, seed=tree.seed, give_up=config.give_up)
     return await grow(tree, lambda: simulate(tree, engine, index), config.agents)
 
 

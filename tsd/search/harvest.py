@@ -54,8 +54,8 @@ async def best_rewarded(tree: Tree, engine: Engine) -> Trajectory:
 
 def _most_visited_leaf(node: Node) -> Node:
     """From a node down the most visited children, of equals those of best Q, to a leaf that is not cut off, if any."""
-    while node.children:
-        alive = [child for child in node.children if child.status is not Status.TRUNCATED]
+    while children := node.make_children():
+        alive = [child for child in children if child.status is not Status.TRUNCATED]
         if not alive:
             break
         node = max(alive, key=lambda child: (child.visits, child.q))
@@ -122,7 +122,7 @@ def _expected_q(node: Node, below: dict[Node, float]) -> float:
         return node.end_value
     own = node.value if node.step is None else node.step.values[-1]
     known, total = 0.0, 0.0
-    for child in node.children:
+    for child in node.made:
         assert child.step is not None
         chance = math.exp(sum(child.step.logprobs))
         known += chance

@@ -1,4 +1,18 @@
-"""The tree's data: nodes, and what each of their numbers means. Knows nothing about how they come to change."""
+"""The tree's data: nodes, and what each of their numbers means. Knows nothing about how they come to change.
+
+A node is the state after a step. It holds that step, the edge that leads to it, and knows its parent weakly:
+
+    root                 step None: its state is the prompt
+     |  made             children that search has come to, each a Node
+     |    |- Node        step "5*9=45", up -> root
+     |    |   |  made
+     |    |   |    '- Node      step "<answer>...": TERMINAL, with a grade
+     |    |   '  untouched      None: all its steps are nodes
+     |    '- Node        step "5+13=18": OPEN, not expanded, value None
+     '  untouched        [Step, Step]: sampled, but no nodes before search goes there
+
+    N visits      O in flight      passed = N + O      W value_sum      Q mean = W / N      P prior      V value
+"""
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -78,9 +92,8 @@ class Node(msgspec.Struct, eq=False, weakref=True):
         assert parent is not None, "a node is of use only as long as somebody holds its tree"
         return parent
 
-    @property
-    def children(self) -> "Sequence[Node]":
-        """All of them. For whoever looks at a tree: what search has not come to is made for it."""
+    def make_children(self) -> "Sequence[Node]":
+        """All children, for whoever looks at a tree: those that search has not come to are made now."""
         while self.untouched is not None:
             self.make_child()
         return self.made
@@ -126,9 +139,9 @@ class Node(msgspec.Struct, eq=False, weakref=True):
         return nodes
 
     def walk(self) -> "Iterator[Node]":
-        """This node and all below, parents first, children in order."""
+        """This node and all below, parents first, children in order; makes those that search has not come to."""
         stack = [self]
         while stack:
             node = stack.pop()
             yield node
-            stack += reversed(node.children)
+            stack += reversed(node.make_children())

@@ -10,22 +10,24 @@ select -> expand (await the engine) -> backup. A simulation waits for the engine
 the same node; whoever expands wakes those who wait, also when the call fails or is cancelled.
 """
 
-from math import inf, sqrt
-
 from tsd.config import PuctConfig
 from tsd.search.grow import grow
-from tsd.search.node import WORST_REWARD, Node, Status
+from tsd.search.hot import Select, descend
+from tsd.search.node import Status
 from tsd.search.tree import Budget, Tree
 from tsd.types import Engine
 
 OPEN = Status.OPEN
 
 
-async def search_by_puct(tree: Tree, engine: Engine, config: PuctConfig) -> str:
-    """Grows a tree, also one that has grown already, up to its budget; returns the reason for the end."""
+async def search_by_puct(tree: Tree, engine: Engine, config: PuctConfig, select: Select = descend) -> str:
+    """Grows a tree, also one that has grown already, up to its budget; returns the reason for the end.
+
+    `select` may be another rule than pUCT.
+    """
     tree.budget = Budget(config.simulations, config.max_tokens, config.solutions)
     _close_searched(tree)
-    return await grow(tree, lambda: simulate(tree, engine, config), config.agents)
+    return await grow(tree, lambda: simulate(tree, engine, config, select), config.agents)
 
 
 def _close_searched(tree: Tree) -> None:
@@ -38,7 +40,7 @@ def _close_searched(tree: Tree) -> None:
             tree.close(node)
 
 
-async def simulate(tree: Tree, engine: Engine, config: PuctConfig) -> None:
+async def simulate(tree: Tree, engine: Engine, config: PuctConfig, select: Select = descend) -> None:
     """One simulation: from the root to a leaf, its evaluation, and the backup of that evaluation.
 
     At a node that another agent is expanding it waits and descends further. Where the expansion left nothing to search
@@ -46,7 +48,7 @@ async def simulate(tree: Tree, engine: Engine, config: PuctConfig) -> None:
     """
     path = tree.enter()
     try:
-        while (node := descend(path, config.c_puct, config.virtual_loss)).expanding:
+        while (node := select(path, config.c_puct, config.virtual_loss)).expanding:
             tree.num_collisions += 1
             await tree.expanded(node)
             if node.closed:
@@ -69,45 +71,3 @@ async def simulate(tree: Tree, engine: Engine, config: PuctConfig) -> None:
         path = []
     finally:
         tree.unmark(path)
-
-
-def descend(path: list[Node], c_puct: float, virtual_loss: float) -> Node:
-    """From the path's end down the best children, each marked and appended, to a node to be evaluated.
-
-    Best: the highest score among children with something left below, the first of equals. This is the search's
-    hottest loop, so it is plain arithmetic on local names.
-    """
-    node = path[-1]
-    while True:
-        children, untouched = node.made, node.untouched
-        if not children:
-            if untouched is None:
-                return node
-            best = node.make_child()
-        elif len(children) == 1 and untouched is None:
-            best = children[0]
-        else:
-            # The siblings' N + O are the parent's, less its own evaluation and the simulation that stands here.
-            total = node.passed - 2
-            weight = c_puct * sqrt(total) if total > 1 else c_puct
-            best, highest = children[0], -inf
-            for child in children:
-                if child.closed:
-                    continue
-                passed, q = child.passed, child.mean
-                if virtual_loss and passed > child.visits:
-                    q = with_losses(child, virtual_loss)
-                score = q + weight * child.prior / (1 + passed)
-                if score > highest:
-                    best, highest = child, score
-            if untouched is not None and node.untouched_value + weight * node.untouched_prior > highest:
-                best = node.make_child()
-        best.passed += 1
-        path.append(best)
-        node = best
-
-
-def with_losses(child: Node, virtual_loss: float) -> float:
-    """Q with each visit in flight as so many visits lost."""
-    num_lost = virtual_loss * child.in_flight
-    return (child.mean * child.visits + num_lost * WORST_REWARD) / (child.visits + num_lost)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from weakref import ref
 
 from tsd.config import SearchConfig
+from tsd.search.hot import leave_untouched
 from tsd.search.node import Node, Status
 from tsd.search.prior import PriorKind, set_priors
 from tsd.types import Expansion, Grade, Step
@@ -162,40 +163,16 @@ class Tree:
         """Gives a node its value and children; closes it where none of them can be gone on from."""
         if node.value is None:
             node.value = expansion.value
-        if prior != "multiplicity" or not self._leave_untouched(node, expansion.steps):
+        if prior != "multiplicity" or not leave_untouched(self, node, expansion.steps):
             self.add(node, expansion.steps, prior=prior)
             self.close(node)
-
-    def _leave_untouched(self, node: Node, steps: Sequence[Step]) -> bool:
-        """Keeps a leaf's steps as they are, if nothing is to be known of any before search comes to it."""
-        limits = self.limits
-        if node.made:
-            return False
-        room = limits.max_path_tokens - node.num_path_tokens if node.depth + 1 < limits.max_depth else 0
-        known: list[tuple[int, ...]] = []
-        num_generated = self.num_generated
-        for step in steps:
-            tokens = step.tokens
-            if step.finish != "step" or len(tokens) >= room or tokens in known:
-                return False
-            num_generated += len(tokens)
-            known.append(tokens)
-        untouched = [*reversed(steps)]
-        untouched.sort(key=_value)  # of equals the one drawn first stays last, which is the next
-        node.made, node.untouched = [], untouched
-        node.untouched_prior, node.expanded_at = 1 / len(steps), self.num_expansions
-        node.untouched_value = untouched[-1].values[-1]
-        self.num_generated = num_generated
-        self.num_nodes += len(steps)
-        self.num_expansions += 1
-        return True
 
     def add(self, node: Node, steps: Sequence[Step], num_shared: int = 0, prior: PriorKind = "multiplicity") -> Node:
         """Samples become children, equal ones one child with their prior mass added.
 
         `num_shared` of their tokens were known and cost nothing. Returns the child that the last sample is.
         """
-        old, limits = node.children, self.limits
+        old, limits = node.make_children(), self.limits
         depth, born, share = node.depth + 1, self.num_expansions, 1 / len(steps)
         longest = limits.max_path_tokens if depth < limits.max_depth else 0
         up, num_above, num_generated = ref(node), node.num_path_tokens, self.num_generated - num_shared
@@ -242,8 +219,3 @@ class Tree:
         while node is not None and node.untouched is None and all(child.closed for child in node.made):
             node.closed = True
             node = node.parent
-
-
-def _value(step: Step) -> float:
-    """V of the state as the step's last token was sampled: what a candidate is worth before it is visited."""
-    return step.values[-1]

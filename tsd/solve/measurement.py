@@ -121,7 +121,7 @@ def sum_up(config: Config, way: PuctConfig, trees: int, grove: Sequence[Tree], t
 
 def num_bytes(node: Node) -> int:
     """What a node holds alone: itself, its list of children, its step but for the token ids, its own numbers."""
-    parts: list[object] = [node, node.children, node.value_sum, node.mean, node.prior, node.value, node.grade]
+    parts: list[object] = [node, node.made, node.value_sum, node.mean, node.prior, node.value, node.grade]
     if node.step is not None:
         parts += [node.step, node.step.logprobs, node.step.values]
         if isinstance(node.step.logprobs, tuple):  # an array holds its numbers itself
