@@ -48,7 +48,9 @@ def never_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     else:
         with blockbuster_ctx() as blockbuster:
             # Its thread is idle by then, and gone in no time.
-            blockbuster.functions["threading.Lock.acquire"].can_block_in("tsd/engine/torch_engine.py", {"__aexit__"})
+            blockbuster.functions["threading.Lock.acquire"].can_block_in(
+                "tsd/engine/torch_engine.py", {"__aenter__", "__aexit__"}
+            )
             yield
 
 

@@ -20,10 +20,9 @@ from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from tsd.engine.vllm_plugin import TEMPERATURE, VALUE_SHIFT
-from tsd.model.files import VALUE_HEAD_FILE
+from tsd.model.files import HEAD_PREFIX, VALUE_HEAD_FILE
 from tsd.model.policy import ValueHead
 
-HEAD = "value_head."
 VOCABULARY_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -58,18 +57,18 @@ class _ValueModel:
         """Takes a checkpoint's tensors, or an update's."""
         loaded: set[str] = super().load_weights(self._complete(weights))  # type: ignore[misc]
         # Without a file the head keeps V = 0, which vLLM would report as weights that are missing.
-        return loaded | {f"{HEAD}{name}" for name, _ in self.value_head.named_parameters()}
+        return loaded | {f"{HEAD_PREFIX}{name}" for name, _ in self.value_head.named_parameters()}
 
     def _complete(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """`weights` with the vocabulary's extra row; the value head's file follows where they lack the head."""
         has_head = False
         for name, tensor in weights:
-            has_head |= name.startswith(HEAD)
+            has_head |= name.startswith(HEAD_PREFIX)
             yield name, pad(tensor, (0, 0, 0, 1)) if name in VOCABULARY_TENSORS else tensor
         # vLLM reads only what a sharded checkpoint's index names, and the index does not name the head's file.
         if not has_head and self.value_head_file.is_file():
             for name, tensor in load_file(self.value_head_file).items():
-                yield HEAD + name.removeprefix(HEAD), tensor
+                yield HEAD_PREFIX + name.removeprefix(HEAD_PREFIX), tensor
 
 
 class TsdQwen2ForCausalLM(_ValueModel, Qwen2ForCausalLM):  # type: ignore[misc]

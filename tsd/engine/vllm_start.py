@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.vllm_plugin import TEMPERATURE, VALUE_MODELS
 from tsd.errors import EngineError
@@ -111,6 +108,7 @@ def start(
 
     Raises ValueError for a model that tsd does not serve, and EngineError when vLLM does not start.
     """
+    shapes = Policy.look_over(directory)
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     (architecture,) = model_config["architectures"]
     if architecture not in VALUE_MODELS:
@@ -125,7 +123,7 @@ def start(
     tags = {stop: codec.encode_text(stop) for stop in stops}
     return Running(
         llm=_start_vllm(directory, config, overrides, dtype, seed, shares_gpu),
-        shapes=_shapes(directory),
+        shapes=shapes,
         stop_ids={stop: ids[0] for stop, ids in tags.items() if len(ids) == 1},
         eos_ids=codec.eos_ids(),
         value_column=model_config["vocab_size"],
@@ -185,10 +183,3 @@ def _start_vllm(
             **chosen,
         )
         return AsyncLLM.from_engine_args(arguments)
-
-
-def _shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """As `Policy.weights` names tensors, without reading any."""
-    with torch.device("meta"):
-        policy = Policy(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory))))
-    return {name: tuple(tensor.shape) for name, tensor in policy.named_tensors().items()}

@@ -184,6 +184,7 @@ def load_policy(start: Path, checkpoint: Path | None, lora_rank: int) -> Policy:
     policy = Policy.load(start)
     add_adapters(policy, lora_rank)
     if checkpoint is not None:
+        Policy.look_over(checkpoint)
         load_adapters(policy, checkpoint)
         policy.load_value_head(checkpoint)
     return policy

@@ -8,7 +8,10 @@ BUILTIN = "builtin:"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Weights in Python's own format, which can hold any program."""
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama")
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
+HEAD_PREFIX = "value_head."
+"""Before the names of the value head's tensors."""
 OPTIMIZER_FILE = "optimizer.state"
 """A safetensors file by another name: vLLM takes every `*.safetensors` of a model directory for weights."""
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json")

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tsd.config import HeadDtype
 from tsd.errors import WeightsError
-from tsd.model.files import SUPPORTED_MODEL_TYPES, VALUE_HEAD_FILE
+from tsd.model.files import HEAD_PREFIX, SUPPORTED_MODEL_TYPES, VALUE_HEAD_FILE
 from tsd.model.sampling import log_policy
+from tsd.model.tensors import Shape, check_tensors, fault
 from tsd.types import WeightUpdate
 
-HEAD_PREFIX = "value_head."
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at once in `Policy.score`: 311 MB in float32 over 151,936 rows."""
 
@@ -64,24 +64,33 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, directory: Path, dtype: str = "float32") -> Self:
-        """Reads a model directory; a missing value head starts at V = 0.
-
-        Raises ValueError for weights that are no safetensors, or an architecture that tsd's engines do not serve.
-        """
-        try:
-            causal = AutoModelForCausalLM.from_pretrained(
-                str(directory), dtype=getattr(torch, dtype), use_safetensors=True
-            )
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model.path: cannot load the model in {directory}: {reason}") from None
-        if causal.config.model_type not in SUPPORTED_MODEL_TYPES:
-            raise ValueError(
-                f"{directory} is a {causal.config.model_type!r} model; tsd serves {', '.join(SUPPORTED_MODEL_TYPES)}"
-            )
-        policy = cls(causal)
+        """Reads a model directory; a missing value head starts at V = 0. Raises ValueError as `look_over` does."""
+        cls.look_over(directory)
+        policy = cls(
+            AutoModelForCausalLM.from_pretrained(str(directory), dtype=getattr(torch, dtype), use_safetensors=True)
+        )
         policy.load_value_head(directory)
         return policy.eval()
+
+    @classmethod
+    def look_over(cls, directory: Path) -> dict[str, Shape]:
+        """The shapes of the tensors of the model in a directory, named as `named_tensors` does; loads none.
+
+        Raises ValueError for an architecture that tsd's engines do not serve, and for files without the whole model.
+        """
+        try:
+            config = AutoConfig.from_pretrained(str(directory))
+        except Exception as error:
+            raise fault(directory / "config.json", f"cannot be read ({str(error).strip().splitlines()[0]})") from error
+        if config.model_type not in SUPPORTED_MODEL_TYPES:
+            raise ValueError(
+                f"{directory} is a {config.model_type!r} model; tsd serves {', '.join(SUPPORTED_MODEL_TYPES)}"
+            )
+        with torch.device("meta"):
+            policy = cls(AutoModelForCausalLM.from_config(config))
+        shapes = {name: tuple(tensor.shape) for name, tensor in policy.named_tensors().items()}
+        check_tensors(directory, shapes)
+        return shapes
 
     def load_value_head(self, directory: Path) -> None:
         """The value head of a model directory, where it has one."""

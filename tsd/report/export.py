@@ -14,6 +14,7 @@ from tsd import __version__
 from tsd.config import kind, load_config
 from tsd.learn.checkpoint import CHECKSUM_FILE, STATE_FILE, TrainState, damage, latest_checkpoint, load_state
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE, VALUE_HEAD_FILE
+from tsd.model.policy import Policy
 from tsd.run.rundir import CONFIG_FILE, check_run
 
 LEFT_BEHIND = (CHECKSUM_FILE, VALUE_HEAD_FILE, STATE_FILE, OPTIMIZER_FILE)
@@ -23,7 +24,7 @@ CARD_FILE = "README.md"
 def export(run_dir: Path, out: Path) -> Path:
     """Writes the model to `out`, which must not exist. Returns the checkpoint it is of.
 
-    Raises ValueError where there is no run, no model in it yet, or something at `out`.
+    Raises ValueError where there is no run, no model in it yet, or something at `out`; for a model that is not whole.
     """
     check_run(run_dir, str(run_dir))
     checkpoint = latest_checkpoint(run_dir)
@@ -35,6 +36,7 @@ def export(run_dir: Path, out: Path) -> Path:
         raise ValueError(f"{checkpoint} is damaged: {wrong}; tsd launch --resume {run_dir} sets it aside")
     if out.exists():
         raise ValueError(f"{out} is there already; name another --out")
+    Policy.look_over(checkpoint)
     shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
     (out / CARD_FILE).write_text(card(run_dir, load_state(checkpoint)), encoding="utf-8")
     return checkpoint
