@@ -130,6 +130,10 @@ def word_problems(path: Path, count: int = 60) -> Path:
     return path
 
 
+def words(path: object) -> Words:
+    return Words(TaskConfig(name="words", path=str(path)))
+
+
 def test_the_worked_examples_before_a_problem_are_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     task = make_task(load_config(Path("configs/smollm2-cpu.toml")).task)
@@ -142,7 +146,7 @@ def test_the_worked_examples_before_a_problem_are_solutions(monkeypatch: pytest.
 
 
 def test_splits_of_a_file_share_no_problem_and_leave_none_out(tmp_path: Path) -> None:
-    task = Words(str(word_problems(tmp_path / "w.jsonl", 400)))
+    task = words(word_problems(tmp_path / "w.jsonl", 400))
     ids = {split: [problem.id for problem in task.problems(split, 999, seed=0)] for split in SPLITS}
     assert sum(map(len, ids.values())) == len(set().union(*ids.values())) == 400
     assert min(map(len, ids.values())) >= 10
@@ -167,7 +171,7 @@ def test_splits_of_a_file_share_no_problem_and_leave_none_out(tmp_path: Path) ->
     ],
 )
 def test_the_number_in_the_last_answer_is_what_counts(text: str, grade: object, tmp_path: Path) -> None:
-    task = Words(str(word_problems(tmp_path / "w.jsonl")))
+    task = words(word_problems(tmp_path / "w.jsonl"))
     problem = task.parse('{"question": "How many?", "answer": "350 * 3\\n#### 1,050"}')
     assert task.grade(problem, text) == grade
 
@@ -188,7 +192,7 @@ def test_reading_a_number_never_raises(text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"question": "How many?"}', r"w\.jsonl:62: expected .* missing required field `answer`"),
+        ('{"question": "How many?"}', r"w\.jsonl:62: expected a column 'answer', found 'question'; name yours"),
         ('{"question": "How many?", "answer": "many"}', r"w\.jsonl:62: expected an answer that is a number, .*'many'"),
         ('{"question": "", "answer": "1"}', r"w\.jsonl:62: expected"),
         ("\udcff", r"w\.jsonl:62: 'utf-8' codec"),
@@ -271,15 +275,15 @@ def test_what_may_be_two_numbers_or_none_is_not_guessed_at(text: str) -> None:
 
 
 def test_files_as_they_are_in_the_field_are_read(tmp_path: Path) -> None:
-    words = tmp_path / "words.jsonl"
+    path = tmp_path / "words.jsonl"
     lines = [
         '{"question":"a?","answer":72}',
         "",
         '{"question":"b?","answer":72.5}',
         '{"question":"c?","answer":"#### 3/4"}',
     ]
-    words.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    answers = {json.loads(problem.text)["answer"] for problem in Words(str(words)).known}
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    answers = {json.loads(problem.text)["answer"] for split in words(path).splits.values() for problem in split}
     assert answers == {"72", "72.5", "3/4"}
     for line, problem in (
         ('{"target":98,"nums":[44,19,35]}', (44, 19, 35, 98)),

@@ -143,6 +143,7 @@ KINDS = {
     "bool": "true or false",
     "str": "text",
     "dict[str, float]": "a table of numbers",
+    "dict[Literal['question', 'answer'], str]": "a table of names",
     "dict[str, bool | int | float | str | list[bool | int | float | str]]": "a table of values and lists of them",
     "tuple[Annotated[int, Meta(ge=2, le=6)], ...]": "whole numbers from 2 to 6",
     "Annotated[int, Meta(ge=0, le=65535)]": "a port; 0 for none",

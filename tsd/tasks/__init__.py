@@ -13,7 +13,7 @@ from tsd.types import Task
 
 BUILT_IN: dict[str, Callable[[TaskConfig], Task]] = {
     "countdown": lambda config: Countdown(config.num_numbers, rare=config.rare),
-    "words": lambda config: Words(config.path),
+    "words": Words,
     "reasoning-gym": lambda config: Gym(config.dataset, config.options),
 }
 
