@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from tsd.config import TaskConfig
 from tsd.tasks.arithmetic import solve
 from tsd.tasks.countdown import Countdown, make_problem, question, random_response, response
 from tsd.types import Split
@@ -15,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "heldout")
 
 
 def test_splits_share_no_problem_whatever_the_order_of_numbers_or_the_seed() -> None:
-    task = Countdown((3, 4))
+    task = Countdown(TaskConfig(num_numbers=(3, 4)))
     keys = [
         {
             (tuple(sorted(question(problem).input)), question(problem).target)
@@ -34,7 +35,7 @@ def test_a_split_is_the_same_for_the_same_seed_and_another_for_another() -> None
 
 
 def test_every_generated_problem_is_solved_by_its_own_game_and_by_the_solver() -> None:
-    task = Countdown((3, 4))
+    task = Countdown(TaskConfig(num_numbers=(3, 4)))
     for problem, game in task.games("train", 40, 0):
         asked = question(problem)
         assert all(1 <= number <= 13 for number in asked.input)
@@ -44,7 +45,7 @@ def test_every_generated_problem_is_solved_by_its_own_game_and_by_the_solver() -
 
 def test_a_split_that_cannot_give_so_many_problems_says_so() -> None:
     with pytest.raises(ValueError, match="heldout problems of"):
-        list(Countdown((2,)).problems("heldout", 400, 0))
+        list(Countdown(TaskConfig(num_numbers=(2,))).problems("heldout", 400, 0))
 
 
 def test_the_solver_finds_nothing_where_nothing_is() -> None:

@@ -3,7 +3,6 @@
 A task of one's own for `tsd launch --set task.name=tools/experiments/worked_examples.py:WorkedExamples`.
 """
 
-from tsd.config import TaskConfig
 from tsd.tasks.countdown import Countdown, question
 from tsd.types import Problem, PromptStyle
 
@@ -17,9 +16,6 @@ class WorkedExamples(Countdown):
     """Countdown in one step, its answer."""
 
     name = "countdown-worked-examples"
-
-    def __init__(self, config: TaskConfig) -> None:
-        super().__init__(config.num_numbers, rare=config.rare)
 
     def prompt(self, problem: Problem, style: PromptStyle) -> str:
         """The same in every style."""

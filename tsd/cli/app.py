@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from tsd import __version__
 from tsd.cli import make, view
 from tsd.cli.make import Seed, Settings
-from tsd.errors import TsdError
+from tsd.errors import TaskError, TsdError
 from tsd.observe.printable import printable
 
 Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
@@ -53,10 +53,11 @@ def main() -> int:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command: 0 done, 1 a fault while running, 2 something asked for cannot be, 128 + N stopped by signal N."""
+    """Runs a command: 0 done, 1 a fault while running, 2 something asked for, or a task of one's own, cannot
+    be, 128 + N stopped by signal N."""
     try:
         command()
-    except ValueError as error:
+    except (ValueError, TaskError) as error:
         return _complain(f"error: {error}", 2)
     except TsdError as error:
         # A run that a signal stopped says how to go on; it knows its own exit code.

@@ -139,6 +139,9 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only what `tsd launch` looks at by itself: start no engine.")
     ] = False,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Try a task instead, named as in task.name: `FILE.py:CLASS`.")
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
     ] = False,
@@ -147,16 +150,23 @@ def doctor(
 
     Packages that clash, devices, memory, disk, limits, ports, the model's files; then the engine is started and its
     logprobs and values compared with the trainer's, before and after new weights. Exits with 1 where there is an error.
+    With --task: its splits, prompts, and how it grades odd responses, on ten problems of each split.
 
     Examples:
 
     - `tsd doctor`: for the main job on this machine
 
     - `tsd doctor --config configs/countdown-qwen2.5-1.5b.toml --gpus 0-5:gen,6-7:train --quick`
-    """
-    from tsd.doctor.diagnosis import diagnose, findings_json, findings_table
 
-    found = diagnose(config, tuple(set_ or ()), gpus, run_dir, quick, Console(stderr=True))
+    - `tsd doctor --task tens.py:Tens`
+    """
+    from tsd.doctor.diagnosis import diagnose, findings_json, findings_table, try_task
+
+    settings = tuple(set_ or ())
+    if task is None:
+        found = diagnose(config, settings, gpus, run_dir, quick, Console(stderr=True))
+    else:
+        found = try_task(config, settings, task)
     if json:
         print(findings_json(found))
     else:

@@ -1,5 +1,6 @@
 """`tsd doctor`: the quick part and the engine's, one after the other, and how their findings are shown."""
 
+import json
 from collections.abc import Sequence
 from os import environ
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.text import Text
 from tsd.config import MAIN_JOB, load_config
 from tsd.config.devices import parse_gpus, visible_gpus
 from tsd.doctor.machine import Finding, examine, look
+from tsd.doctor.trial import examine_task
 from tsd.errors import EngineError
 from tsd.observe.printable import printable
 
@@ -38,6 +40,11 @@ def diagnose(
             return [*found, *examine_engine(config)]
         except EngineError as error:
             return [*found, Finding("engine", "error", str(error), "see the lines above")]
+
+
+def try_task(path: Path | None, settings: Sequence[str], name: str) -> list[Finding]:
+    """All findings for a task. Raises ValueError for settings that cannot be."""
+    return list(examine_task(load_config(path or MAIN_JOB, (*settings, f"task.name={json.dumps(name)}"))))
 
 
 def _devices(gpus: Sequence[str]) -> Finding:

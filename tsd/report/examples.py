@@ -18,8 +18,8 @@ from tsd.learn.checkpoint import latest_checkpoint
 from tsd.report.run import RunReport
 from tsd.search import Calibration, Tree, TreeRecord, Way, plant, record, search
 from tsd.search.calibration import load_calibration
-from tsd.solve.evaluate import HELDOUT_SEED
 from tsd.tasks import make_task
+from tsd.tasks.splits import HELDOUT_SEED
 from tsd.types import Problem
 
 NUM_PROBLEMS = 3

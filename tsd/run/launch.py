@@ -29,8 +29,11 @@ from tsd.run.identity import run_id
 from tsd.run.plan import make_plan, render_plan
 from tsd.run.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks import make_task
+from tsd.tasks.checked import Checked
 from tsd.tasks.rewards import load_rewards
+from tsd.tasks.splits import check_splits
 from tsd.transport.keys import OTHER, load_keys
+from tsd.types import Split
 
 LookOver = Callable[[Config, Placement, Path], Iterable[str]]
 """Takes a configuration, who runs where, and the run's directory; gives warnings, or raises ValueError."""
@@ -70,7 +73,10 @@ class Request:
                 "engine.kind: null measures search alone, and there is nothing to learn; mock needs no model"
             )
         load_rewards(config)
-        make_task(config.task)
+        task = make_task(config.task)
+        if isinstance(task, Checked):  # built-in ones share none
+            sizes: dict[Split, int] = {"train": config.task.num_train, "heldout": config.evaluate.num_problems}
+            check_splits(task, sizes, config.seed)
         for check in (check_tensorboard, check_wandb, check_prometheus):
             check(config.observe)
         for role in OTHER:

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from tsd.config import Config
 from tsd.config.devices import CPU, Placement
-from tsd.errors import ProcessError, TsdError, leaves
+from tsd.errors import ProcessError, TaskError, TsdError, leaves
 from tsd.learn.checkpoint import latest_checkpoint
 from tsd.observe.dashboard import Board
 from tsd.observe.metrics import MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
@@ -170,7 +170,7 @@ class Phases:
             if self.checkpoint() != before:
                 delays = list(self.run.restart_delays_s)
             if failed.process.returncode == FAULT or not delays:
-                raise ProcessError(f"{failed.failure()}; {self.how_to_continue}")
+                raise self.failure(failed)
             delay = delays.pop(0)
             then = f"trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s"
             self.tell(failed.name, "restarted", str(failed.failure()), then)
@@ -212,7 +212,7 @@ class Phases:
         while True:
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
             if await self.wait(child) == HOPELESS:
-                raise ProcessError(f"{child.failure()}; {self.how_to_continue}")
+                raise self.failure(child)
             if time.monotonic() - self.first_beats.pop(child.pid, math.inf) >= GOOD_LIFE_S:
                 delays = list(self.run.restart_delays_s)
             if not delays:
@@ -274,7 +274,12 @@ class Phases:
     async def succeed(self, child: Child) -> None:
         """Waits for a child's end, which may be hours away. Raises ProcessError when it is a bad one."""
         if await self.children.wait(child):
-            raise ProcessError(f"{child.failure()}; {self.how_to_continue}")
+            raise self.failure(child)
+
+    def failure(self, child: Child) -> TsdError:
+        """What ends the run with that child: a fault of the user's task is named as such."""
+        kind = TaskError if child.process.returncode == HOPELESS else ProcessError
+        return kind(f"{child.failure()}; {self.how_to_continue}")
 
     def phase(self, phase: Phase, about: str = "") -> None:
         self.metrics.write(PhaseRow(phase=phase, about=about))

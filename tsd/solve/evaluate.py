@@ -24,14 +24,13 @@ from tsd.observe.metrics import EvaluationRow, MetricsWriter
 from tsd.observe.tensorboard import open_tensorboard
 from tsd.run.child import run_child
 from tsd.tasks import make_task
+from tsd.tasks.splits import first_problems
 from tsd.types import Engine, Grade, Problem, Task
 
 GREEDY = 1e-4
 """A temperature so low that the likeliest token is always drawn: engines divide by it."""
 NUM_IN_FLIGHT = 64
 """Problems sampled at once: enough to fill the engine, few enough that progress is steady."""
-HELDOUT_SEED = 0
-"""The held-out set is one set, whatever a run's seed."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +130,8 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
     if directory is None and config.engine.kind != "mock":
         directory = model_path(config.model.path)
     task = make_task(config.task)
-    problems = list(task.problems("heldout", config.evaluate.num_problems, HELDOUT_SEED))
-    if not (count := len(problems)):
-        raise ValueError(f"task {task.name} has no held-out problem to evaluate on; it needs more problems")
+    problems = first_problems(task, "heldout", config.evaluate.num_problems, config.seed)
+    count = len(problems)
     with open_tensorboard(run_dir, config.observe, update) as board, MetricsWriter(run_dir, board) as metrics:
 
         def progress(num_done: int, mean: float, ci95: tuple[float, float]) -> None:

@@ -12,9 +12,9 @@ from tsd.tasks.words import Words
 from tsd.types import Task
 
 BUILT_IN: dict[str, Callable[[TaskConfig], Task]] = {
-    "countdown": lambda config: Countdown(config.num_numbers, rare=config.rare),
+    "countdown": Countdown,
     "words": Words,
-    "reasoning-gym": lambda config: Gym(config.dataset, config.options),
+    "reasoning-gym": Gym,
 }
 
 
@@ -24,4 +24,6 @@ def make_task(config: TaskConfig, registered: Iterable[EntryPoint] | None = None
     Raises ValueError for an unknown name, a task that cannot be loaded, and settings that are none of the task's.
     """
     make = BUILT_IN.get(config.name)
-    return Checked(make_outside(config, BUILT_IN, registered)) if make is None else make(config)
+    if make is None:
+        return Checked(make_outside(config, BUILT_IN, registered), config.grade_timeout_s)
+    return make(config)

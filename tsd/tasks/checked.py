@@ -1,25 +1,33 @@
 """A task of somebody else's, with everything it returns looked at once, where it comes in.
 
-What it raises or returns wrongly is a TaskError that names the task's own file and line, and the problem. Knows nothing
-about built-in tasks, which are not looked at.
+What it raises or returns wrongly, and a prompt or grade that takes too long, is a TaskError that names the task's own
+file and line, and the problem. Knows nothing about built-in tasks, which are not looked at.
 """
 
 import math
-import traceback
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
 
 from tsd.errors import TaskError
+from tsd.tasks.outside import place
 from tsd.types import Grade, Problem, PromptStyle, Split, Task
 
 T = TypeVar("T")
+LONGEST_FAULT = 1000
+"""Characters."""
 
 
 class Checked:
-    """A `Task` around another."""
+    """A `Task` around another, none of whose prompts and grades may take longer than `limit_s`."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, limit_s: float) -> None:
+        self._task, self._limit_s = task, limit_s
+        self._file = getattr(sys.modules.get(type(task).__module__), "__file__", None)
         self.name = str(task.name)
 
     def parse(self, line: str) -> Problem:
@@ -30,14 +38,13 @@ class Checked:
             raise
         except Exception as error:
             raise self._fault("parse", line, error) from error
-        return self._expected(Problem, problem, "parse", line)
+        return self._problem(problem, "parse", line)
 
     def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
-        """Lets through the ValueError that says that there are too few."""
         try:
             for problem in self._task.problems(split, count, seed):
-                yield self._expected(Problem, problem, "problems", split)
-        except (ValueError, TaskError):
+                yield self._problem(problem, "problems", split)
+        except TaskError:
             raise
         except Exception as error:
             raise self._fault("problems", split, error) from error
@@ -49,28 +56,69 @@ class Checked:
     def grade(self, problem: Problem, response: str) -> Grade:
         found = self._called("grade", problem, lambda: self._task.grade(problem, response))
         grade = self._expected(Grade, found, "grade", problem.text)
-        try:
-            reward = float(grade.reward)
-        except (TypeError, ValueError):
-            reward = math.nan
-        if not -1 <= reward <= 1:
-            raise self._wrong("grade", problem.text, f"expected a reward from -1 to 1, found {grade.reward!r}")
-        return Grade(reward, bool(grade.exact), bool(grade.well_formed), grade.parts)
+        reward, *parts = (self._worth(one, problem.text) for one in (grade.reward, *grade.parts.values()))
+        return Grade(reward, bool(grade.exact), bool(grade.well_formed), dict(zip(grade.parts, parts, strict=True)))
 
     def _called(self, part: str, problem: Problem, call: Callable[[], object]) -> object:
         try:
-            return call()
-        except Exception as error:
+            with _limited(self._limit_s):
+                return call()
+        except (Exception, _Overdue) as error:
             raise self._fault(part, problem.text, error) from error
+
+    def _worth(self, found: Any, about: str) -> float:
+        """A plain number of whatever kind of number it is."""
+        try:
+            worth = float(found)
+        except (TypeError, ValueError):
+            worth = math.nan
+        if not -1 <= worth <= 1:
+            raise self._wrong("grade", about, f"expected a reward from -1 to 1, found {found!r}")
+        return worth
+
+    def _problem(self, found: object, part: str, about: str) -> Problem:
+        problem = self._expected(Problem, found, part, about)
+        self._expected(str, problem.id, f"{part}: a problem's id", about)
+        self._expected(str, problem.text, f"{part}: a problem's text", about)
+        return problem
 
     def _expected(self, kind: type[T], found: object, part: str, about: str) -> T:
         if not isinstance(found, kind):
             raise self._wrong(part, about, f"expected a {kind.__name__}, found {found!r:.100}")
         return found
 
-    def _fault(self, part: str, about: str, error: Exception) -> TaskError:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return self._wrong(part, about, f"{error!r} at {frame.filename}:{frame.lineno}")
+    def _fault(self, part: str, about: str, error: BaseException) -> TaskError:
+        return self._wrong(part, about, f"{error!r}{place(error, self._file)}")
 
     def _wrong(self, part: str, about: str, what: str) -> TaskError:
-        return TaskError(f"task {self.name}: {part}: {what}; the problem: {about[:200]}")
+        """One line, whatever the task's own words are."""
+        line = f"task {self.name}: {part}: {what}; the problem: {about}"
+        return TaskError(" ".join(line.split())[:LONGEST_FAULT])
+
+
+class _Overdue(BaseException):
+    """Raised in a task that takes too long; no `except Exception` of its own catches it."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+
+    def __repr__(self) -> str:
+        return f"not done after {self.limit_s:g} s (task.grade_timeout_s)"
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises _Overdue out of whatever runs that long; in the main thread, where signals come in, as all of a run is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise _Overdue(seconds)
+
+    before, left = signal.signal(signal.SIGALRM, expire), signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

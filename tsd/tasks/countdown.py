@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from tsd.config import TaskConfig
 from tsd.tasks.answers import answer_of
 from tsd.tasks.arithmetic import Move, random_game, ways
 from tsd.tasks.expression import evaluate
@@ -88,8 +89,8 @@ class Countdown:
 
     name = "countdown"
 
-    def __init__(self, num_numbers: tuple[int, ...] = (4,), *, rare: bool = False) -> None:
-        self.num_numbers, self.rare = num_numbers, rare
+    def __init__(self, config: TaskConfig = TaskConfig()) -> None:
+        self.num_numbers, self.rare = config.num_numbers, config.rare
 
     def parse(self, line: str) -> Problem:
         plain = PLAIN.fullmatch(line)

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from tsd.config import TaskConfig
 from tsd.tasks import gym_worker
 from tsd.tasks.answers import answer_of, ask
 from tsd.tasks.splits import in_split
@@ -130,15 +131,16 @@ class Gym:
 
     name = "reasoning-gym"
 
-    def __init__(self, dataset: str, options: Mapping[str, object]) -> None:
+    def __init__(self, config: TaskConfig) -> None:
         """Raises ValueError where the library or the data set is not there."""
+        dataset = config.dataset
         if not dataset:
             raise ValueError('task.dataset: name a data set of reasoning-gym, such as "leg_counting"')
         if dataset == "countdown":
             raise ValueError('task.dataset: reasoning-gym runs answers to its countdown; use task.name = "countdown"')
         if find_spec("reasoning_gym") is None:
             raise ValueError("task.name = 'reasoning-gym' needs: pip install 'tsd[reasoning-gym]'")
-        self.dataset, self._worker = dataset, Worker(dataset, options)
+        self.dataset, self._worker = dataset, Worker(dataset, config.options)
 
     def parse(self, line: str) -> Problem:
         """Also the bare number of a problem."""

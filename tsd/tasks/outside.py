@@ -5,6 +5,7 @@ Either is a callable that takes `TaskConfig` and returns a `tsd.types.Task`. Kno
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,6 +14,8 @@ from tsd.config import TaskConfig
 from tsd.types import Task
 
 GROUP = "tsd.tasks"
+OURS = tuple(str(Path(__file__).with_name(name)) for name in ("outside.py", "checked.py"))
+"""Files whose lines say nothing of what a task did."""
 PARTS = ("name", "parse", "problems", "prompt", "grade")
 """What a task must have."""
 
@@ -54,5 +57,12 @@ def _made(config: TaskConfig, load: Callable[[], object]) -> Task:
         if missing := [part for part in PARTS if not hasattr(task, part)]:
             raise TypeError(f"what it makes has no {', '.join(missing)}; see tsd.types.Task")
     except Exception as error:
-        raise ValueError(f"task.name: {config.name!r} cannot be loaded: {error!r}") from error
+        raise ValueError(f"task.name: {config.name!r} cannot be loaded: {error!r}{place(error)}") from error
     return task
+
+
+def place(error: BaseException, file: str | None = None) -> str:
+    """Where it comes from: the last line of that file that led to it, else the last line of all but tsd's wrapping."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in OURS]
+    own = [frame for frame in frames if frame.filename == file] or frames
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsd.config import EngineConfig
+from tsd.config import EngineConfig, TaskConfig
 from tsd.engine.torch_engine import TorchEngine
 from tsd.model.policy import Policy
 from tsd.model.text import HfCodec
@@ -114,7 +114,7 @@ def _value_outputs(policy: Policy, samples: Sequence[Example], batch_size: int) 
 
 async def _own_samples(directory: Path, codec: HfCodec, config: WarmstartConfig) -> list[Example]:
     """Of training problems of three and four numbers, at a temperature of 1: one problem for each six steps."""
-    task, engine_config = Countdown((3, 4)), EngineConfig(num_threads=config.num_threads)
+    task, engine_config = Countdown(TaskConfig(num_numbers=(3, 4))), EngineConfig(num_threads=config.num_threads)
     problems = iter(list(task.problems("train", config.num_steps // 6, config.seed)))
     found = list[Example]()
     engine = TorchEngine(directory, engine_config, temperature=1.0, dtype="float32", seed=config.seed)
@@ -168,7 +168,7 @@ def _padded(batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _examples(codec: HfCodec, config: WarmstartConfig) -> Iterator[Example]:
     """Prompt, response and reward of one game after another, of training problems with three and four numbers."""
-    task, rng = Countdown((3, 4)), random.Random(config.seed)
+    task, rng = Countdown(TaskConfig(num_numbers=(3, 4))), random.Random(config.seed)
     for epoch in range(1_000_000):
         for problem, game in task.games("train", 20_000, seed=config.seed + epoch):
             solved = rng.random() < config.solved_share
