@@ -130,12 +130,12 @@ def test_training_problems_among_the_held_out_ones_are_refused_in_one_line() -> 
         def problems(self, split: Split, count: int, seed: int) -> Iterator[Problem]:
             return super().problems("train", 5, 0)
 
-    sizes: dict[Split, int] = {"train": 20, "heldout": 3}
-    check_splits(Countdown(), sizes, seed=1)
+    config = load_config(None, ["task.num_train=20", "evaluate.num_problems=3", "seed=1"])
+    check_splits(Countdown(), ["heldout"], config)
     with pytest.raises(
         ValueError, match=r"^task countdown: 3 of 3 heldout problems are training problems too, such as"
     ):
-        check_splits(Same(), sizes, seed=1)
+        check_splits(Same(), ["heldout"], config)
 
 
 MINE = """

@@ -17,9 +17,11 @@ from tests.support.launching import FAKE, PATIENCE_S, until
 from tsd.cli.app import exit_code
 from tsd.config import load_config, save_config
 from tsd.config.devices import parse_gpus
-from tsd.errors import ProcessError
+from tsd.errors import ProcessError, TaskError
+from tsd.learn.checkpoint import WAITING, marked
 from tsd.observe.metrics import MetricsReader, Told
 from tsd.run import rundir
+from tsd.run.child import HOPELESS
 from tsd.run.launch import Request, dry_run, start
 from tsd.run.supervisor import Programs, Run, supervise
 
@@ -168,6 +170,39 @@ async def test_more_updates_train_and_evaluate_again(run: Run) -> None:
     assert _events(run).count("training: to update 7") == 1
     assert not (run.directory / "after.json").exists(), "what it said is of an earlier state"
     assert _started(run, "evaluate-0") == before, "the first evaluation stands"
+
+
+@pytest.fixture
+def validating(run: Run) -> Run:
+    """Whose trainers end only once their first checkpoint is being evaluated."""
+    (run.directory / "generators-release").unlink()
+    checkpoint = run.directory / "checkpoints" / "update-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text('{"update": 1}')
+    (checkpoint / WAITING).touch()
+    return replace(run, config=load_config(None, ["engine.kind=mock", "train.num_updates=5", "evaluate.every=1"]))
+
+
+async def test_a_checkpoint_is_validated_beside_training(validating: Run) -> None:
+    await _supervise(validating)
+    asked = list(_started(validating, "evaluate-1")["argv"])
+    checkpoint = validating.directory / "checkpoints" / "update-000001"
+    assert asked == ["evaluate", str(validating.directory), "--when", "during", "--checkpoint", str(checkpoint)]
+    assert marked(validating.directory, WAITING) == []
+
+
+async def test_a_validation_that_fails_is_a_warning_and_training_goes_on(validating: Run) -> None:
+    (validating.directory / "validation-fails").write_text("1")
+    await _supervise(validating)
+    said = "update-000001 is not validated: evaluate-during ended with exit code 1"
+    assert any(text.startswith(said) for text in _events(validating))
+    assert marked(validating.directory, WAITING) == []
+
+
+async def test_a_users_task_that_fails_in_validation_ends_the_run(validating: Run) -> None:
+    (validating.directory / "validation-fails").write_text(str(HOPELESS))
+    with pytest.raises(TaskError, match="evaluate-during ended with exit code 3"):
+        await _supervise(validating)
 
 
 def test_a_used_directory_is_refused(tmp_path: Path) -> None:

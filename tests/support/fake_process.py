@@ -43,6 +43,13 @@ class Fake:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "state.json").write_text(json.dumps({"update": update, "complete": complete}))
 
+    def validate(self, checkpoint: Path) -> None:
+        """Lets the trainers finish, which shows that they were there meanwhile."""
+        (self.run_dir / "release").touch()
+        if self.is_told("validation-fails"):
+            sys.exit(int((self.run_dir / "validation-fails").read_text()))
+        (checkpoint / "waiting-for-validation").unlink()
+
     def evaluate(self, when: str) -> None:
         (self.run_dir / f"{when}.json").write_text(json.dumps({"mean_at_k": 0.25, "k": 16}))
 
@@ -101,6 +108,8 @@ def main() -> None:
     (run_dir / f"started-{name}-{fake.number}").write_text(said)
     if hangs:
         time.sleep(99)
+    elif options.get("--when") == "during":
+        fake.validate(Path(options["--checkpoint"]))
     elif role == "evaluate":
         fake.evaluate(options["--when"])
     elif role == "trainer":

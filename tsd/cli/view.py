@@ -69,13 +69,17 @@ def export(
 ) -> None:
     """Write a run's trained model as a plain Hugging Face directory, with a card that says how it was trained.
 
+    It is the best checkpoint of a run that has `train.keep_best`, and else the newest.
+
     Examples:
 
     - `tsd export runs/20250131-120000 --out my-model`
     """
+    from tsd.learn.validation import why_chosen
     from tsd.report.export import export
 
-    print(f"{out}: the model of {export(run_dir, out)}")
+    checkpoint = export(run_dir, out)
+    print(f"{out}: the model of {checkpoint}, {why_chosen(run_dir, checkpoint)}")
 
 
 def report(

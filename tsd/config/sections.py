@@ -158,6 +158,11 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Updates between two checkpoints; one is always written at the end, and on a stop."""
     checkpoints_kept: Count = 2
     """Of the newest."""
+    keep_best: bool = False
+    """Keep the checkpoint that did best in validation too (evaluate.every): it is then what a run comes to, what is
+    evaluated after it, and what `tsd export` gives."""
+    patience: Whole = 0
+    """Stop training after so many validations in a row (evaluate.every) without a new best; 0 for no such limit."""
     max_staleness: Whole = 16
     """A trajectory whose oldest token is more versions old than this is refused, and counted."""
     lora_rank: Whole = 0
@@ -169,7 +174,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[evaluate]: mean@k before and after, on held-out problems."""
+    """[evaluate]: mean@k before and after, on held-out problems, and during training, on validation problems."""
 
     num_problems: Count = 820
     """Held-out problems, of the sizes in task.num_numbers; 820 is all of the published set's size."""
@@ -177,6 +182,10 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Samples of each problem."""
     temperature: NotNegative = 0.8
     """Sampling temperature; 0.8 is that of the published search, 0 always takes the likeliest token."""
+    every: Whole = 0
+    """Updates between two evaluations beside training, each of a checkpoint that is written for it; 0 for none."""
+    validation_problems: Count = 100
+    """Validation problems for those."""
 
 
 class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,3 +219,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     observe: ObserveConfig = ObserveConfig()
     gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
+
+    def __post_init__(self) -> None:
+        if (self.train.keep_best or self.train.patience) and not self.evaluate.every:
+            raise ValueError("train.keep_best and train.patience need validation: set evaluate.every, such as to 50")

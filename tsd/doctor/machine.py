@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from tsd.config import Config
 from tsd.config.devices import CPU, Placement, ask_nvidia_smi
+from tsd.learn.validation import MOST_WAITING
 from tsd.model.files import SUPPORTED_MODEL_TYPES, model_path
 from tsd.run.plan import Plan, make_plan, model_size
 
@@ -200,7 +201,8 @@ def _cores(config: Config, placement: Placement, machine: Machine) -> Finding:
 
 def _disk(config: Config, machine: Machine) -> Finding:
     """A checkpoint is the weights and AdamW's two moments, in float32; a new one is whole before an old one goes."""
-    checkpoints = model_size(config).num_parameters * 4 * 3 * (config.train.checkpoints_kept + 1)
+    count = config.train.checkpoints_kept + 1 + (MOST_WAITING if config.evaluate.every else 0) + config.train.keep_best
+    checkpoints = model_size(config).num_parameters * 4 * 3 * count
     text = f"about {(checkpoints + SPARE) / GB:.1f} GB of {machine.disk / GB:.1f} GB free"
     if checkpoints + SPARE > machine.disk:
         return Finding("disk", "error", f"{text}: more than there is", "free some, or set train.checkpoints_kept=1")

@@ -10,7 +10,7 @@ from tsd.doctor.machine import Finding
 from tsd.errors import TaskError
 from tsd.tasks import make_task
 from tsd.tasks.checked import Checked
-from tsd.tasks.splits import check_splits, first_problems
+from tsd.tasks.splits import check_splits, problems_of_run
 from tsd.types import Problem, Split, Task
 
 NUM_PROBLEMS = 10
@@ -34,9 +34,9 @@ def examine_task(config: Config) -> Iterator[Finding]:
     try:
         made = make_task(config.task)
         task = made if isinstance(made, Checked) else Checked(made, config.task.grade_timeout_s)
-        sizes = dict.fromkeys(get_args(Split), config.evaluate.num_problems) | {"train": config.task.num_train}
-        problems = [one for split in sizes for one in first_problems(task, split, NUM_PROBLEMS, config.seed)]
-        check_splits(task, sizes, config.seed)
+        splits: tuple[Split, ...] = get_args(Split)
+        problems = [one for split in splits for one in problems_of_run(task, split, config)[:NUM_PROBLEMS]]
+        check_splits(task, ("validation", "heldout"), config)
     except (ValueError, TaskError) as error:
         yield Finding("problems", "error", str(error))
         return

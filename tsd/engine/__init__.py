@@ -49,7 +49,8 @@ def make_engine(config: Config, directory: Path | None, *, temperature: float, s
             from tsd.engine.vllm_engine import VllmEngine
 
             placement = parse_gpus(config.gpus)
-            make = partial(VllmEngine, shares_gpu=any(map(placement.is_shared, placement.gen)))
+            shares = config.evaluate.every > 0 or any(map(placement.is_shared, placement.gen))
+            make = partial(VllmEngine, shares_gpu=shares)
             return _on_model(make, config, directory, temperature=temperature, seed=seed)
     assert_never(config.engine.kind)
 

@@ -16,6 +16,8 @@ from tsd.errors import CheckpointError
 
 STATE_FILE = "state.json"
 CHECKSUM_FILE = "checksums.json"
+WAITING, BEST = "waiting-for-validation", "best"
+"""Files that mark a checkpoint, which is then not deleted: until it is validated, and as the one that did best."""
 DAMAGED = ".damaged"
 """Behind the name of a checkpoint that was set aside."""
 
@@ -37,15 +39,18 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     """Where each generator's stream of problems goes on."""
     num_refused: dict[str, int] = {}
     elapsed_s: float = 0.0
+    num_worse: int = 0
+    """Validations since the best one, as far as they were known."""
     complete: bool = False
     """Training has reached its end; what is left is evaluation."""
 
 
 def reached_end(train: TrainConfig, state: TrainState) -> bool:
-    """Whether the updates are done, the time is up, or the tokens are."""
+    """Whether the updates are done, or the time, the tokens or the patience are used up."""
     out_of_time = 0 < train.time_limit_s <= state.elapsed_s
     out_of_tokens = 0 < train.token_limit <= state.generated_tokens
-    return out_of_time or out_of_tokens or state.update >= train.num_updates
+    out_of_patience = 0 < train.patience <= state.num_worse
+    return out_of_time or out_of_tokens or out_of_patience or state.update >= train.num_updates
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
@@ -57,6 +62,11 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
     found = sorted(path.parent for path in checkpoints_dir(run_dir).glob(f"update-*[0-9]/{STATE_FILE}"))
     return found[-1] if found else None
+
+
+def marked(run_dir: Path, mark: str) -> list[Path]:
+    """The checkpoints with that mark, the oldest first."""
+    return sorted(path.parent for path in checkpoints_dir(run_dir).glob(f"update-*[0-9]/{mark}"))
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -107,8 +117,8 @@ def load_state(checkpoint: Path) -> TrainState:
 def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], None], num_kept: int = 2) -> Path:
     """Calls `save` with a temporary directory, adds the state, syncs, and renames: a reader never sees half of one.
 
-    Keeps the newest `num_kept`. Raises CheckpointError, with the earlier ones untouched and nothing of this one left,
-    where the disk refuses.
+    Keeps the newest `num_kept`, those that are marked, and the marks of one that is written again. Raises
+    CheckpointError, with the earlier ones untouched and nothing of this one left, where the disk refuses.
     """
     final = checkpoints_dir(run_dir) / f"update-{state.update:06d}"
     partial = final.with_suffix(".partial")
@@ -121,15 +131,24 @@ def save_checkpoint(run_dir: Path, state: TrainState, save: Callable[[Path], Non
         digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         (partial / CHECKSUM_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(digests), indent=2))
         _sync(partial)
+        for mark in (WAITING, BEST):
+            if (final / mark).exists():
+                (partial / mark).touch()
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"cannot write {final}: {error}; free some space, then resume the run") from error
-    for old in sorted(checkpoints_dir(run_dir).glob("update-*[0-9]"))[:-num_kept]:
-        shutil.rmtree(old)
+    prune(run_dir, num_kept)
     return final
+
+
+def prune(run_dir: Path, num_kept: int) -> None:
+    """Deletes checkpoints but the newest and those that are marked. Two processes may do so at once."""
+    for old in sorted(checkpoints_dir(run_dir).glob("update-*[0-9]"))[:-num_kept]:
+        if not (old / WAITING).exists() and not (old / BEST).exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:

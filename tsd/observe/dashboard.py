@@ -87,7 +87,8 @@ def plain_line(row: Row) -> str | None:
         case EvaluationRow():
             low, high = row.ci95
             done = f"{row.num_done}/{row.num_problems} problems"
-            return f"{clock} evaluation {row.when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
+            when = f"{row.when} training, update {row.update}" if row.when == "during" else row.when
+            return f"{clock} evaluation {when}: {done}, mean@{row.k} {row.mean_at_k:.1%} ({low:.1%} to {high:.1%})"
         case EventRow() | PhaseRow() | ProcessRow():
             return f"{clock} {printable(row.source)}: {printable(row.text)}"
         case GeneratorRow() | WeightsRow():
@@ -278,7 +279,9 @@ def _generators_sum(rows: Sequence[GeneratorRow]) -> tuple[str, ...]:
 
 def _evaluations(state: RunState, width: int) -> list[RenderableType]:
     highest = max((row.ci95[1] for row in state.evaluations.values()), default=1.0)
-    return [_evaluation(when, state.evaluations.get(when), highest, width) for when in ("before", "after")]
+    shown = [_evaluation(when, state.evaluations.get(when), highest, width) for when in ("before", "after")]
+    means = [row.mean_at_k for row in state.validations]
+    return [*shown, _spark("validated", "{:.1%}", means, width)] if means else [*shown]
 
 
 def _evaluation(when: str, row: EvaluationRow | None, highest: float, width: int) -> Text:

@@ -136,8 +136,10 @@ class EvaluationRow(Struct, frozen=True, kw_only=True, tag="evaluation", tag_fie
 
     time_s: float = field(default_factory=time.time)
     """When it was written, seconds since 1970."""
-    when: Literal["before", "after"]
-    """Before training, or after it."""
+    when: Literal["before", "during", "after"]
+    """Before training, or after it, on held-out problems; during it on validation problems, once it is done."""
+    update: int | None = None
+    """During training: that of the weights evaluated."""
     num_done: int
     """Problems sampled and graded so far."""
     num_problems: int

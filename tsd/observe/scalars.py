@@ -19,7 +19,8 @@ def scalars(row: Row) -> dict[str, float]:
         case UpdateRow():
             return _flat((name, value) for name, value in asdict(row).items() if name not in AXES)
         case EvaluationRow() if row.num_done == row.num_problems:
-            return _flat((f"evaluation/{name}", getattr(row, name)) for name in EVALUATED)
+            about = "validation" if row.when == "during" else "evaluation"
+            return _flat((f"{about}/{name}", getattr(row, name)) for name in EVALUATED)
         case _:
             return {}
 

@@ -43,6 +43,8 @@ class RunState:
     glance: Glance | None = None
     """A tree being searched."""
     evaluations: dict[str, EvaluationRow] = field(default_factory=dict)
+    validations: list[EvaluationRow] = field(default_factory=list)
+    """Beside training."""
     events: deque[Told] = field(default_factory=lambda: deque(maxlen=NUM_EVENTS))
 
     @property
@@ -70,6 +72,9 @@ class RunState:
             case GeneratorRow():
                 self.generators[row.generator] = row
                 self.best_rates[row.generator] = max(row.tokens_per_s, self.best_rate(row.generator))
+            case EvaluationRow(when="during", update=int(update)):
+                # In order; those of updates made again after a resume replace the lost ones.
+                self.validations = [one for one in self.validations if (one.update or 0) < update] + [row]
             case EvaluationRow():
                 self.evaluations[row.when] = row
             case EventRow() | PhaseRow() | ProcessRow():

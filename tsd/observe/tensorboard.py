@@ -23,19 +23,23 @@ def check_tensorboard(config: ObserveConfig) -> None:
         raise ValueError("observe.tensorboard: TensorBoard is not installed; run pip install 'tsd[tensorboard]'")
 
 
-def open_tensorboard(run_dir: Path, config: ObserveConfig, update: int) -> "AbstractContextManager[TensorBoard | None]":
+def open_tensorboard(
+    run_dir: Path, config: ObserveConfig, update: int, *, hides: bool = True
+) -> "AbstractContextManager[TensorBoard | None]":
     """What a process writes through, where it is wanted; the run has come to `update`."""
-    return TensorBoard(run_dir, update) if config.tensorboard else nullcontext()
+    return TensorBoard(run_dir, update, hides) if config.tensorboard else nullcontext()
 
 
 class TensorBoard:
-    """Takes rows. An evaluation stands where the run is; curves that an earlier process drew past that are hidden."""
+    """Takes rows. An evaluation stands where the run is; one that `hides` hides what was drawn past that."""
 
-    def __init__(self, run_dir: Path, update: int) -> None:
+    def __init__(self, run_dir: Path, update: int, hides: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._update = update
-        self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=update + 1, flush_secs=FLUSH_S)
+        self._writer = SummaryWriter(
+            str(run_dir / FOLDER), purge_step=update + 1 if hides else None, flush_secs=FLUSH_S
+        )
 
     def write(self, row: Row) -> None:
         """Updates, and evaluations once they are done; other rows are left out."""

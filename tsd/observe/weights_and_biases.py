@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tsd.config import Config, ObserveConfig
-from tsd.observe.metrics import Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, Row, UpdateRow
 from tsd.observe.scalars import scalars
 
 INIT_TIMEOUT_S = 60.0
@@ -35,8 +35,9 @@ class Curves:
     def write(self, row: Row) -> None:
         if isinstance(row, UpdateRow):
             self._update = row.update
+        update = row.update if isinstance(row, EvaluationRow) and row.update is not None else self._update
         if numbers := scalars(row):
-            self._run.log({"update": self._update, **numbers})
+            self._run.log({"update": update, **numbers})
 
 
 @contextmanager

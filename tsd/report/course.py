@@ -8,7 +8,7 @@ from statistics import fmean, median
 from msgspec import Struct
 from msgspec.inspect import Metadata, StructType, type_info
 
-from tsd.observe.metrics import GeneratorRow, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, GeneratorRow, Row, UpdateRow
 
 _ROW = type_info(UpdateRow)
 assert isinstance(_ROW, StructType)
@@ -45,6 +45,17 @@ class Curves(Struct, frozen=True, kw_only=True):
     """Trained, waits included, so far."""
     figures: dict[str, tuple[float | None, ...]]
     """By name; None where there is no number."""
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """An evaluation, by where training stood."""
+
+    update: int
+    generated_tokens: int
+    seconds: float
+    mean: float
+    low: float
+    high: float
 
 
 class Speed(Struct, frozen=True, kw_only=True):
@@ -97,6 +108,23 @@ def _rates(ends: Sequence[UpdateRow]) -> tuple[float | None, ...]:
     """Tokens by the second since the point before; of the first since the start."""
     so_far = [(0, 0.0), *((row.generated_tokens, row.elapsed_s) for row in ends)]
     return tuple((b[0] - a[0]) / (b[1] - a[1]) if b[1] > a[1] else None for a, b in pairwise(so_far))
+
+
+def validations(rows: Sequence[EvaluationRow], updates: Sequence[UpdateRow]) -> tuple[Point, ...]:
+    """The curve of evaluations beside training, of those updates that stand."""
+    made = {row.update: row for row in updates}
+    return tuple(
+        Point(
+            update=at.update,
+            generated_tokens=at.generated_tokens,
+            seconds=at.elapsed_s,
+            mean=row.mean_at_k,
+            low=row.ci95[0],
+            high=row.ci95[1],
+        )
+        for row in rows
+        if row.update is not None and (at := made.get(row.update))
+    )
 
 
 def speed(rows: Sequence[Row], updates: Sequence[UpdateRow]) -> Speed:

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import msgspec
 
 from tsd.config import Config, kind
-from tsd.report.course import FIGURES
+from tsd.report.course import FIGURES, Point
 from tsd.report.run import RunReport
 from tsd.solve.evaluate import Evaluation
 
 DASH = "-"
+NUM_VALIDATIONS = 20
+"""Of the table of validations, about so many rows."""
 
 
 class Table(NamedTuple):
@@ -30,7 +32,15 @@ Cell = Callable[[RunReport], str]
 
 def tables(runs: Sequence[RunReport]) -> list[Table]:
     """All that is told of runs in words and numbers, curves left out."""
-    return [overview(runs), differences(runs), evaluations(runs), learning(runs), throughput(runs), flow(runs)]
+    return [
+        overview(runs),
+        differences(runs),
+        evaluations(runs),
+        validations(runs),
+        learning(runs),
+        throughput(runs),
+        flow(runs),
+    ]
 
 
 def _table(title: str, runs: Sequence[RunReport], cells: dict[str, Cell]) -> Table:
@@ -93,6 +103,21 @@ def evaluations(runs: Sequence[RunReport]) -> Table:
             "problems, samples of each": lambda run: _size(run.after or run.before),
         },
     )
+
+
+def validations(runs: Sequence[RunReport]) -> Table:
+    """The curve beside training, of many points some, and the best of it."""
+    found = [{point.update: point for point in run.validations} for run in runs]
+    updates = sorted({update for points in found for update in points})
+    shown = updates[:: max(1, len(updates) // NUM_VALIDATIONS)]
+    rows = [(f"update {update:,}", tuple(_point(points.get(update)) for points in found)) for update in shown]
+    best = [max(run.validations, key=lambda point: point.mean, default=None) for run in runs]
+    told = tuple(f"{_point(point)} at update {point.update:,}" if point else DASH for point in best)
+    return Table("mean@k on validation problems, with 95% intervals", (*rows, ("best", told)) if rows else ())
+
+
+def _point(point: Point | None) -> str:
+    return f"{point.mean:.1%} [{point.low:.1%}, {point.high:.1%}]" if point else DASH
 
 
 def _mean(found: Evaluation | None) -> str:

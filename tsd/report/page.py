@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.report.course import FIGURES, GENERATED, Curves
+from tsd.report.course import FIGURES, GENERATED, Curves, Point
 from tsd.report.examples import Examples
-from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput
+from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput, validations
 from tsd.report.markup import configuration, examples, flagged, table, text
 from tsd.report.run import RunReport
 from tsd.solve.evaluate import Evaluation
@@ -16,21 +16,11 @@ from tsd.solve.evaluate import Evaluation
 PAGE = Path(__file__).parent / "report.html"
 TITLES = {
     "mean": "mean@k on held-out problems",
+    "validation": "mean@k on validation problems",
     **{name: one["title"] for name, one in FIGURES.items()},
     GENERATED: "tokens/s generated",
 }
 """What the page draws, in this order."""
-
-
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """An evaluation, by where training stood."""
-
-    update: int
-    generated_tokens: int
-    seconds: float
-    mean: float
-    low: float
-    high: float
 
 
 class Drawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +29,7 @@ class Drawn(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     curves: Curves
     points: tuple[Point, ...]
+    validations: tuple[Point, ...]
 
 
 def page(runs: Sequence[RunReport], trees: Sequence[Examples]) -> str:
@@ -47,7 +38,7 @@ def page(runs: Sequence[RunReport], trees: Sequence[Examples]) -> str:
     parts = {
         "TITLE": text(", ".join(names)),
         "HEAD": table(overview(runs), names) + table(differences(runs), names) + "".join(map(configuration, runs)),
-        "EVALUATIONS": table(evaluations(runs), names),
+        "EVALUATIONS": "".join(table(one, names) for one in (evaluations(runs), validations(runs)) if one.rows),
         "TABLES": "".join(table(one, names) for one in (learning(runs), throughput(runs), flow(runs))),
         "FLAGGED": "".join(map(flagged, runs)),
         "EXAMPLES": _examples(names, trees),
@@ -76,7 +67,8 @@ def _examples(names: Sequence[str], trees: Sequence[Examples]) -> str:
 def _drawn(run: RunReport) -> Drawn:
     trained = (run.num_updates, run.generated_tokens, run.training_seconds or 0.0)
     found = [_point(run.before, 0, 0, 0.0), _point(run.after, *trained)]
-    return Drawn(name=run.name, curves=run.curves, points=tuple(point for point in found if point))
+    points = tuple(point for point in found if point)
+    return Drawn(name=run.name, curves=run.curves, points=points, validations=run.validations)
 
 
 def _point(found: Evaluation | None, update: int, generated_tokens: int, seconds: float) -> Point | None:

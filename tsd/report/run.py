@@ -14,7 +14,7 @@ from tsd.doctor.audit import num_restarts
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.observe.metrics import EventRow, MetricsReader, PhaseRow, ProcessRow, Row
 from tsd.observe.state import ENDED, RunState
-from tsd.report.course import Course, Curves, Speed, courses, curves, speed
+from tsd.report.course import Course, Curves, Point, Speed, courses, curves, speed, validations
 from tsd.run.books import Books, balance
 from tsd.run.rundir import CONFIG_FILE, check_run, is_locked
 from tsd.solve.evaluate import Evaluation
@@ -38,6 +38,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of all launches, up to the last row of the metrics."""
     before: Evaluation | None
     after: Evaluation | None
+    validations: tuple[Point, ...]
+    """Evaluations beside training, on validation problems."""
     courses: dict[str, Course]
     """How figures of the updates went, by the name they have in metrics.jsonl."""
     speed: Speed
@@ -85,6 +87,7 @@ def read_run(run_dir: Path, name: str) -> RunReport:
         seconds=state.elapsed_s,
         before=_evaluation(run_dir / "before.json"),
         after=_evaluation(run_dir / "after.json"),
+        validations=validations(state.validations, state.updates),
         courses=courses(state.updates),
         speed=speed(rows, state.updates),
         books=books,

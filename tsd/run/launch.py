@@ -31,9 +31,8 @@ from tsd.run.supervisor import PROGRAMS, Programs, Run, supervise
 from tsd.tasks import make_task
 from tsd.tasks.checked import Checked
 from tsd.tasks.rewards import load_rewards
-from tsd.tasks.splits import check_splits
+from tsd.tasks.splits import check_splits, problems_of_run
 from tsd.transport.keys import OTHER, load_keys
-from tsd.types import Split
 
 LookOver = Callable[[Config, Placement, Path], Iterable[str]]
 """Takes a configuration, who runs where, and the run's directory; gives warnings, or raises ValueError."""
@@ -75,8 +74,9 @@ class Request:
         load_rewards(config)
         task = make_task(config.task)
         if isinstance(task, Checked):  # built-in ones share none
-            sizes: dict[Split, int] = {"train": config.task.num_train, "heldout": config.evaluate.num_problems}
-            check_splits(task, sizes, config.seed)
+            check_splits(task, ("heldout", "validation") if config.evaluate.every else ("heldout",), config)
+        elif config.evaluate.every:
+            problems_of_run(task, "validation", config)  # what there is none of is said now, not in mid-training
         for check in (check_tensorboard, check_wandb, check_prometheus):
             check(config.observe)
         for role in OTHER:

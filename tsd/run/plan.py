@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsd.config import Config, TransportConfig, kind
+from tsd.config import Config, EvaluateConfig, TransportConfig, kind
 from tsd.config.devices import CPU, Placement
 from tsd.model.files import model_path
 
@@ -85,9 +85,10 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
     """Raises ValueError when nothing tells the model's size."""
     size = model_size(config)
+    evaluate, validates = config.evaluate, config.evaluate.every > 0
     generators = [
-        Planned(f"generator-{i}", device, generator_memory(config, size, is_shared=placement.is_shared(device)))
-        for i, device in _each(placement.gen)
+        Planned(name, device, generator_memory(config, size, is_shared=validates or placement.is_shared(device)))
+        for name, device in _generating(placement, validates)
     ]
     trainers = [Planned(f"trainer-{i}", device, trainer_memory(config, size)) for i, device in _each(placement.train)]
     train, world = config.train, len(trainers)
@@ -97,7 +98,7 @@ def make_plan(config: Config, placement: Placement, run_dir: Path) -> Plan:
         ("model", f"{config.model.path}, {config.model.dtype}: {_count(size.num_parameters)} parameters"),
         ("model's size", size.source),
         ("phases", f"evaluate on {_device(placement.gen[0])}; {length}; evaluate again"),
-        ("evaluation", f"{config.evaluate.num_problems} held-out problems x {config.evaluate.k} samples"),
+        ("evaluation", f"{evaluate.num_problems} held-out problems x {evaluate.k} samples{_validation(evaluate)}"),
         ("batch", f"{train.batch_size} trajectories an update over {world} trainer{'s' * (world > 1)}"),
         ("weights", f"a new version every {train.publish_every} updates"),
         ("search", f"{kind(config.method)}, {config.search.trees} problems at once in each generator"),
@@ -208,6 +209,17 @@ def _sockets(transport: TransportConfig) -> str:
     if transport.scheme == "tcp":
         where = f"tcp, three ports of {transport.host} from {transport.port or 'any free one'} on"
     return f"{where}: trajectories, weights, snapshots; {'with' if transport.keys else 'no'} keys"
+
+
+def _validation(evaluate: EvaluateConfig) -> str:
+    return f"; {evaluate.validation_problems} others every {evaluate.every} updates" if evaluate.every else ""
+
+
+def _generating(placement: Placement, validates: bool) -> Iterator[tuple[str, str]]:
+    """Names and devices: the generators, and what evaluates beside the first of them."""
+    yield from ((f"generator-{index}", device) for index, device in _each(placement.gen))
+    if validates:
+        yield "validation", placement.gen[0]
 
 
 def _each(devices: tuple[str, ...]) -> list[tuple[int, str]]:

@@ -22,6 +22,7 @@ import msgspec
 
 from tsd.config import Config
 from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
+from tsd.learn.validation import chosen_checkpoint
 from tsd.observe.metrics import MetricsReader
 from tsd.observe.state import RunState
 from tsd.run.books import Books, balance
@@ -155,7 +156,7 @@ def is_trained(run_dir: Path, config: Config) -> bool:
     return state.complete and reached_end(config.train, state)
 
 
-def summarise(run_dir: Path) -> Summary:
+def summarise(run_dir: Path, keep_best: bool) -> Summary:
     """Writes and returns summary.json, from the two evaluations and the metrics."""
     state = RunState()
     for row in MetricsReader(run_dir).read():
@@ -169,7 +170,7 @@ def summarise(run_dir: Path) -> Summary:
         generated_tokens=last.generated_tokens if last else 0,
         training_seconds=round(last.elapsed_s, 2) if last else 0.0,
         seconds=round(state.elapsed_s, 2),
-        model=str(checkpoint),
+        model=str(chosen_checkpoint(run_dir, keep_best)),
         books=balance(run_dir, load_state(checkpoint)) if checkpoint else None,
     )
     partial = run_dir / f"{SUMMARY_FILE}.partial"

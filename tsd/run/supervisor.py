@@ -5,6 +5,7 @@
     keep_trainers     waits for all trainers to end; where one dies it starts all again from the last checkpoint
     keep_generator    waits for its generator to end, which it should not, and starts it again; gives a device up where
                       that does not help, as long as another one is left
+    keep_validating   wakes every second and has checkpoints evaluated that wait for it, on validation problems
     watch             wakes every second; a process whose event loop has stood still for long is killed, and so replaced
     board             wakes twice a second and shows the rows that all processes write
 
@@ -29,9 +30,9 @@ from rich.console import Console
 from tsd.config import Config
 from tsd.config.devices import CPU, Placement
 from tsd.errors import ProcessError, TaskError, TsdError, leaves
-from tsd.learn.checkpoint import latest_checkpoint
+from tsd.learn.checkpoint import WAITING, latest_checkpoint, marked
 from tsd.observe.dashboard import Board
-from tsd.observe.metrics import MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
+from tsd.observe.metrics import LAUNCHER, MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
 from tsd.run import rundir
 from tsd.run.child import BEATS, FAULT, HOPELESS
 from tsd.run.processes import Child, Children
@@ -42,6 +43,7 @@ STOP_GRACE_S = 14.0
 RESTART_DELAYS_S = (1.0, 4.0, 16.0)
 GOOD_LIFE_S = 10.0
 """A generator that has searched for so long is well: its next death counts as the first."""
+VALIDATION_POLL_S = 1.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -122,11 +124,12 @@ class Phases:
                 self.phase("trained already", "only what is missing after training is done")
             else:
                 await self.train()
+            await self.validate()
             await self.evaluate("after")
         except TsdError as error:
             self.phase("failed", str(error))
             raise
-        summary = rundir.summarise(directory)
+        summary = rundir.summarise(directory, self.run.config.train.keep_best)
         self.phase("done", f"{summary}; see {directory / rundir.SUMMARY_FILE}")
         return summary
 
@@ -152,12 +155,33 @@ class Phases:
                     group.create_task(self.keep_generator(index, device), name=f"keep generator-{index}")
                     for index, device in enumerate(run.placement.gen)
                 ]
+                keepers.append(group.create_task(self.keep_validating(), name="keep validating"))
                 await self.keep_trainers()
                 for keeper in keepers:
                     keeper.cancel()
         await self.children.stop()
         if not rundir.is_trained(run.directory, run.config):
             raise ProcessError(f"the trainer was stopped before its last update; {self.how_to_continue}")
+
+    async def keep_validating(self) -> None:
+        """Beside training, until cancelled."""
+        while self.run.config.evaluate.every:
+            await self.validate()
+            await asyncio.sleep(VALIDATION_POLL_S)
+
+    async def validate(self) -> None:
+        """One after the other, the checkpoints that wait for it. Training goes on where that fails for no fault of the
+        user's task."""
+        run = self.run
+        while waiting := marked(run.directory, WAITING):
+            checkpoint = waiting[0]
+            argv = (*run.programs.evaluate, str(run.directory), "--when", "during", "--checkpoint", str(checkpoint))
+            child = await self.spawn("evaluate-during", argv, run.placement.gen[0], run.config.engine.num_threads)
+            if (code := await self.children.wait(child)) == HOPELESS:
+                raise self.failure(child)
+            if code:
+                self.metrics.event(LAUNCHER, f"{checkpoint.name} is not validated: {child.failure()}", is_warning=True)
+                (checkpoint / WAITING).unlink(missing_ok=True)
 
     async def keep_trainers(self) -> None:
         """Until they have done their work. Raises ProcessError for a fault they name, or when they get nowhere."""

@@ -1,6 +1,7 @@
 """mean@k and pass@k: samples of the policy alone, no search, graded 0/1 on problems never trained on.
 
-`python -m tsd.solve.evaluate RUN_DIR --when before|after` is how `tsd launch` runs it. Knows nothing about training.
+`python -m tsd.solve.evaluate RUN_DIR --when before|during|after` is how `tsd launch` runs it. Knows nothing about
+training.
 """
 
 import argparse
@@ -18,13 +19,14 @@ import msgspec
 
 from tsd.config import Config, load_config
 from tsd.engine import Generation, make_engine
-from tsd.learn.checkpoint import latest_checkpoint, load_state
+from tsd.learn.checkpoint import load_state
+from tsd.learn.validation import Record, chosen_checkpoint, settle
 from tsd.model.files import model_path
 from tsd.observe.metrics import EvaluationRow, MetricsWriter
 from tsd.observe.tensorboard import open_tensorboard
 from tsd.run.child import run_child
 from tsd.tasks import make_task
-from tsd.tasks.splits import first_problems
+from tsd.tasks.splits import problems_of_run
 from tsd.types import Engine, Grade, Problem, Task
 
 GREEDY = 1e-4
@@ -122,32 +124,43 @@ def evaluation_engine(config: Config, directory: Path | None) -> Generation:
     return make_engine(config, directory, temperature=temperature, seed=config.seed)
 
 
-async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
-    """A run's evaluation before or after training, written to `before.json` or `after.json`."""
+async def evaluate_run(run_dir: Path, when: Literal["before", "during", "after"], checkpoint: Path | None) -> None:
+    """A run's evaluation: of what it starts from, of a checkpoint, or of what came of it.
+
+    Before and after training it is written to `before.json` and `after.json`; during training the checkpoint is told.
+    """
     config = load_config(run_dir / "config.toml")
-    directory = latest_checkpoint(run_dir) if when == "after" else None
-    update = load_state(directory).update if directory else 0
+    if when == "after":
+        checkpoint = chosen_checkpoint(run_dir, config.train.keep_best)
+    update, directory = load_state(checkpoint).update if checkpoint else 0, checkpoint
     if directory is None and config.engine.kind != "mock":
         directory = model_path(config.model.path)
-    task = make_task(config.task)
-    problems = first_problems(task, "heldout", config.evaluate.num_problems, config.seed)
-    count = len(problems)
-    with open_tensorboard(run_dir, config.observe, update) as board, MetricsWriter(run_dir, board) as metrics:
+    task, asked = make_task(config.task), config.evaluate
+    problems = problems_of_run(task, "validation" if when == "during" else "heldout", config)
+    with (
+        open_tensorboard(run_dir, config.observe, update, hides=False) as board,
+        MetricsWriter(run_dir, board) as metrics,
+    ):
 
         def progress(num_done: int, mean: float, ci95: tuple[float, float]) -> None:
-            if num_done % 20 == 0 or num_done == count:
+            if num_done == len(problems) or (num_done % 20 == 0 and when != "during"):
                 metrics.write(
                     EvaluationRow(
                         when=when,
+                        update=update if when == "during" else None,
                         num_done=num_done,
-                        num_problems=count,
-                        k=config.evaluate.k,
+                        num_problems=len(problems),
+                        k=asked.k,
                         mean_at_k=mean,
                         ci95=ci95,
                     )
                 )
 
         result = await evaluate(evaluation_engine(config, directory), task, problems, config, progress)
+    if when == "during":
+        assert checkpoint is not None, "a validation is of a checkpoint"
+        record = Record(update=update, mean_at_k=result.mean_at_k, k=asked.k, num_problems=len(problems))
+        return settle(run_dir, checkpoint, record, config.train)
     partial = run_dir / f"{when}.json.partial"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     partial.rename(run_dir / f"{when}.json")
@@ -156,9 +169,10 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "after"]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tsd.solve.evaluate")
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--when", choices=("before", "after"), required=True)
+    parser.add_argument("--when", choices=("before", "during", "after"), required=True)
+    parser.add_argument("--checkpoint", type=Path)
     args = parser.parse_args()
-    return run_child(evaluate_run(args.run_dir, args.when))
+    return run_child(evaluate_run(args.run_dir, args.when, args.checkpoint))
 
 
 if __name__ == "__main__":

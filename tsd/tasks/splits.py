@@ -1,17 +1,18 @@
-"""Which split a problem belongs to: a hash of what makes it that problem says, so that splits share none.
+"""Which split a problem belongs to: a hash of what makes it that problem says, so that splits share none; and which
+problems of each a run takes.
 
 Knows nothing about what problems are.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from itertools import islice
 
+from tsd.config import Config
 from tsd.types import Problem, Split, Task
 
 HELDOUT_SEED = 0
 """The held-out set is one set, whatever a run's seed, and so is the validation set."""
-
 SPLIT_PERCENT: dict[Split, range] = {"train": range(90), "heldout": range(90, 95), "validation": range(95, 100)}
 
 
@@ -21,19 +22,26 @@ def in_split(key: str, split: Split) -> bool:
     return int.from_bytes(digest, "big") % 100 in SPLIT_PERCENT[split]
 
 
-def first_problems(task: Task, split: Split, count: int, seed: int) -> list[Problem]:
-    """At most `count`, training problems in a run's own order. Raises ValueError where there are none."""
-    found = list(islice(task.problems(split, count, seed if split == "train" else HELDOUT_SEED), count))
+def problems_of_run(task: Task, split: Split, config: Config) -> list[Problem]:
+    """Those of a split that a run takes, in the task's order. Raises ValueError where there are none."""
+    match split:
+        case "train":
+            count, seed = config.task.num_train, config.seed
+        case "validation":
+            count, seed = config.evaluate.validation_problems, HELDOUT_SEED
+        case "heldout":
+            count, seed = config.evaluate.num_problems, HELDOUT_SEED
+    found = list(islice(task.problems(split, count, seed), count))
     if not found:
         raise ValueError(f"task {task.name} has no {split} problems; it needs more")
     return found
 
 
-def check_splits(task: Task, sizes: Mapping[Split, int], seed: int) -> None:
-    """Raises ValueError where a training problem is one of another split too."""
-    train = {problem.text for problem in first_problems(task, "train", sizes["train"], seed)}
-    for split, count in sizes.items():
-        found = [problem.text for problem in first_problems(task, split, count, seed)] if split != "train" else []
+def check_splits(task: Task, splits: Iterable[Split], config: Config) -> None:
+    """Raises ValueError where a training problem is one of those splits' too."""
+    train = {problem.text for problem in problems_of_run(task, "train", config)}
+    for split in splits:
+        found = [problem.text for problem in problems_of_run(task, split, config)]
         if both := [text for text in found if text in train]:
             raise ValueError(
                 f"task {task.name}: {len(both):,} of {len(found):,} {split} problems are training problems too, such "

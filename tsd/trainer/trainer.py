@@ -34,6 +34,7 @@ from tsd.learn.group import Group, join_group
 from tsd.learn.health import warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
 from tsd.learn.rows import num_laid_out
+from tsd.learn.validation import load_record, mark_for_validation
 from tsd.model.files import model_path
 from tsd.observe.metrics import MetricsWriter, UpdateRow, WeightsRow
 from tsd.observe.tensorboard import open_tensorboard
@@ -90,6 +91,9 @@ class Trainer:
                 group.create_task(beat(self.run_dir, "trainer-0"), name="beat"),
             ]
             await self.train()
+            if 0 < self.config.train.patience <= self.state.num_worse:
+                said = f"training ends: {self.state.num_worse} validations brought no new best (train.patience)"
+                self.metrics.event("trainer-0", said)
             for task in tasks:
                 task.cancel()
         await self.checkpoint(complete=not self.intake.stopping)
@@ -126,12 +130,15 @@ class Trainer:
                 num_skipped = self.skip(trajectories, num_skipped)
                 continue
             num_skipped, seconds = 0, time.monotonic() - started
+            if train.patience and (best := await asyncio.to_thread(load_record, self.run_dir)):
+                self.state = msgspec.structs.replace(self.state, num_worse=best.num_worse)
             self.advance(trajectories, self.intake.wait_s + seconds)
             self.report(stats, trajectories, seconds)
             if self.state.update % train.publish_every == 0:
                 self.state = msgspec.structs.replace(self.state, version=self.state.version + 1)
                 await self.publish()
-            if self.state.update % train.checkpoint_every == 0:
+            every = (train.checkpoint_every, self.config.evaluate.every or train.checkpoint_every)
+            if any(self.state.update % one == 0 for one in every) and not self.finished():
                 await self.checkpoint(complete=False)
 
     def finished(self) -> bool:
@@ -236,7 +243,16 @@ class Trainer:
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
         self.saved = state.consumed
         self.metrics.event("trainer-0", f"checkpoint {path}")
+        every = self.config.evaluate.every
+        if every and (complete or state.update % every == 0):
+            self.mark(path)
         await self.tell()
+
+    def mark(self, checkpoint: Path) -> None:
+        """For validation beside training."""
+        if passed_over := mark_for_validation(self.run_dir, checkpoint):
+            said = f"validation is slower than training: {passed_over.name} is passed over; raise evaluate.every"
+            self.metrics.event("trainer-0", said, is_warning=True)
 
 
 def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
