@@ -1,5 +1,6 @@
 """Evaluation beside training: which checkpoints wait for it, what is kept, when training ends, and what is shown."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tsd.learn.validation import (
     settle,
     why_chosen,
 )
+from tsd.model.files import model_path
 from tsd.observe.dashboard import plain_line
 from tsd.observe.metrics import EvaluationRow, MetricsReader, UpdateRow
 from tsd.observe.scalars import scalars
@@ -115,8 +117,9 @@ def test_an_export_is_of_the_best(tmp_path: Path) -> None:
     save_config(load_config(None, ["train.keep_best=true", "evaluate.every=1"]), tmp_path / "config.toml")
     best = validated(tmp_path, 1, 0.5)
     validated(tmp_path, 2, 0.25)
+    shutil.copytree(model_path("builtin:countdown-tiny"), best, dirs_exist_ok=True)
     assert export(tmp_path, tmp_path / "out") == best
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"]
+    assert (tmp_path / "out" / "model.safetensors").exists()
     assert "the best in validation, after update 1" in (tmp_path / "out" / "README.md").read_text()
 
 
