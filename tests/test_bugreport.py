@@ -8,7 +8,7 @@ from tests.support.command import tsd
 from tests.support.launching import launched
 from tests.support.runs import MOCK, SHORT, TSD, finish
 from tsd.config import load_config, save_config
-from tsd.doctor.bugreport import report
+from tsd.doctor.bugreport import describe_run
 
 SECRET = "/home/somebody/tsd-keys"
 
@@ -27,7 +27,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_report_holds_versions_settings_findings_and_the_last_of_everything(run_dir: Path, tmp_path: Path) -> None:
-    text = report(run_dir, tmp_path)
+    text = describe_run(run_dir, tmp_path)
     for title in (
         "Versions",
         "Configuration",
@@ -43,20 +43,20 @@ def test_a_report_holds_versions_settings_findings_and_the_last_of_everything(ru
 
 
 def test_a_report_names_no_keys_no_account_and_no_home(run_dir: Path, tmp_path: Path) -> None:
-    text = report(run_dir, tmp_path)
+    text = describe_run(run_dir, tmp_path)
     assert not any(secret in text for secret in (SECRET, "private-project", str(tmp_path)))
     assert "in ~/x" in text
 
 
 def test_what_a_log_holds_ends_no_fence_and_moves_no_cursor(run_dir: Path, tmp_path: Path) -> None:
-    text = report(run_dir, tmp_path)
+    text = describe_run(run_dir, tmp_path)
     assert "\x1b" not in text
     assert text.count("```") == 2 * text.count("\n## ")
 
 
 def test_a_configuration_that_cannot_be_read_is_reported_too(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / "config.toml").write_text("[search]\nnobody_knows = 1\n")
-    text = report(run_dir, tmp_path)
+    text = describe_run(run_dir, tmp_path)
     assert "nobody_knows" in text
     assert "tsd doctor" not in text
 
@@ -78,6 +78,6 @@ def test_a_real_run_can_be_reported(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with launched([*TSD, *MOCK, *SHORT, "--max-updates", "2", "--run-dir", str(run_dir)]) as run:
         finish(run, 100)
-    text = report(run_dir, Path.home())
+    text = describe_run(run_dir, Path.home())
     assert "## summary.json" in text
     assert "## Last of logs/generator-0.log" in text

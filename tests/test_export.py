@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsd.config import Config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.learn.group import Group
 from tsd.learn.learner import MockLearner, PolicyLearner
+from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
 from tsd.report.export import export
 
@@ -25,7 +25,7 @@ def a_run(directory: Path, learner: PolicyLearner | MockLearner) -> None:
 
 
 def test_an_exported_model_is_the_checkpoints_and_plain(tmp_path: Path) -> None:
-    learner = PolicyLearner(Config(), model_path(Config().model.path), None, Group())
+    learner = PolicyLearner(Config(), model_path(Config().model.path), None, Ranks())
     a_run(tmp_path, learner)
     checkpoint = export(tmp_path, tmp_path / "out")
     assert checkpoint.name == "update-000007"
@@ -44,7 +44,7 @@ def test_an_exported_model_is_the_checkpoints_and_plain(tmp_path: Path) -> None:
 
 
 def test_the_card_says_how_the_model_was_made(tmp_path: Path) -> None:
-    a_run(tmp_path, PolicyLearner(Config(), model_path(Config().model.path), None, Group()))
+    a_run(tmp_path, PolicyLearner(Config(), model_path(Config().model.path), None, Ranks()))
     export(tmp_path, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "trained by tree-search distillation" in text
@@ -61,6 +61,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     save_config(Config(), tmp_path / "config.toml")
     with pytest.raises(ValueError, match="no checkpoint yet"):
         export(tmp_path, tmp_path / "out")
-    a_run(tmp_path, MockLearner(Config(), None, Group()))
+    a_run(tmp_path, MockLearner(Config(), None, Ranks()))
     with pytest.raises(ValueError, match="mock engine"):
         export(tmp_path, tmp_path / "out")

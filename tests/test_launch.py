@@ -22,7 +22,7 @@ from tsd.learn.checkpoint import WAITING, marked
 from tsd.observe.metrics import MetricsReader, Told
 from tsd.run import rundir
 from tsd.run.child import HOPELESS
-from tsd.run.launch import Request, dry_run, start
+from tsd.run.launch import Request, dry_run, launch
 from tsd.run.supervisor import Programs, Run, supervise
 
 
@@ -208,12 +208,12 @@ async def test_a_users_task_that_fails_in_validation_ends_the_run(validating: Ru
 def test_a_used_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match=f"not empty; continue that run with --resume {tmp_path}"):
-        start(Request(run_dir=tmp_path), Console())
+        launch(Request(run_dir=tmp_path), Console())
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.toml there"):
-        start(Request(resume=tmp_path), Console())
+        launch(Request(resume=tmp_path), Console())
 
 
 def test_a_run_in_use_is_refused(run: Run) -> None:
@@ -222,7 +222,7 @@ def test_a_run_in_use_is_refused(run: Run) -> None:
         rundir.locked(run.directory),
         pytest.raises(ValueError, match=f"in use by another tsd launch, process {os.getpid()}"),
     ):
-        start(Request(resume=run.directory), Console())
+        launch(Request(resume=run.directory), Console())
 
 
 def test_a_lock_held_for_a_dead_launcher_is_waited_for(run: Run) -> None:
@@ -273,5 +273,5 @@ def test_a_change_that_cannot_work_leaves_the_run_as_it_was(run: Run, setting: s
     save_config(run.config, run.directory / "config.toml")
     before = (run.directory / "config.toml").read_text()
     with pytest.raises(ValueError, match=setting.partition("=")[0].replace(".", r"\.")):
-        start(Request(resume=run.directory, overrides=(setting,)), Console())
+        launch(Request(resume=run.directory, overrides=(setting,)), Console())
     assert (run.directory / "config.toml").read_text() == before

@@ -7,8 +7,8 @@ import torch
 
 from tests.support.tries import random_tree
 from tsd.config import Config, load_config
-from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
+from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
 
@@ -22,7 +22,7 @@ def configure(*settings: str) -> Config:
 
 
 def learner(checkpoint: Path | None = None, rank: int = 4) -> PolicyLearner:
-    return PolicyLearner(configure(f"train.lora_rank={rank}"), START, checkpoint, Group())
+    return PolicyLearner(configure(f"train.lora_rank={rank}"), START, checkpoint, Ranks())
 
 
 @torch.no_grad()
@@ -56,8 +56,8 @@ def test_a_checkpoint_is_a_plain_model_from_which_adapters_go_on_bit_for_bit(tmp
 
 def test_computing_activations_again_changes_no_gradient() -> None:
     trees = [random_tree(seed) for seed in range(3)]
-    plain = PolicyLearner(configure(), START, None, Group())
-    other = PolicyLearner(configure("train.activation_checkpointing=true"), START, None, Group())
+    plain = PolicyLearner(configure(), START, None, Ranks())
+    other = PolicyLearner(configure("train.activation_checkpointing=true"), START, None, Ranks())
     assert other.policy.causal.is_gradient_checkpointing
     first, second = plain.learn(trees, 0, 0), other.learn(trees, 0, 0)
     assert first is not None

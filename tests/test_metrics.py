@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tsd.observe import metrics
-from tsd.observe.metrics import Row
+from tsd.observe.metrics import MetricsRow
 
 SOURCE = Path(metrics.__file__).read_text(encoding="utf-8")
 
@@ -24,7 +24,7 @@ def undocumented(source: str, name: str) -> Iterator[str]:
                     yield field.target.id
 
 
-@pytest.mark.parametrize("name", [row.__name__ for row in Row.__args__])
+@pytest.mark.parametrize("name", [row.__name__ for row in MetricsRow.__args__])
 def test_every_field_of_a_row_is_documented(name: str) -> None:
     assert list(undocumented(SOURCE, name)) == []
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from tests.support.command import tsd
 from tests.support.engines import CASES, CONFIG, make_model
 from tsd.config import Config, save_config
-from tsd.engine.vllm_start import start
+from tsd.engine.vllm_start import start_engine
 from tsd.learn.checkpoint import CHECKSUM_FILE, TrainState, save_checkpoint
-from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner, load_policy
+from tsd.learn.ranks import Ranks
 from tsd.model.files import INDEX_FILE, VALUE_HEAD_FILE, WEIGHTS_FILE, model_path
 from tsd.model.policy import Policy
 
@@ -130,7 +130,7 @@ def test_commands_refuse_it_with_exit_code_2(model: Path, capsys: pytest.Capture
 def test_vllm_is_not_given_it(model: Path) -> None:
     change(model / WEIGHTS_FILE, set_one(NORM, float("nan")))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        start(
+        start_engine(
             model,
             CONFIG,
             temperature=1.0,
@@ -147,7 +147,7 @@ def test_a_checkpoint_without_its_value_head_is_refused_wherever_it_is_loaded(lo
     """Also one from before there were checksums."""
     start = model_path(Config().model.path)
     save_config(Config(), tmp_path / "config.toml")
-    checkpoint = save_checkpoint(tmp_path, TrainState(update=7), PolicyLearner(Config(), start, None, Group()).save)
+    checkpoint = save_checkpoint(tmp_path, TrainState(update=7), PolicyLearner(Config(), start, None, Ranks()).save)
     (checkpoint / VALUE_HEAD_FILE).unlink()
     (checkpoint / CHECKSUM_FILE).unlink()
     with pytest.raises(ValueError, match=r"value_head\.safetensors is missing"):

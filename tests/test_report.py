@@ -18,10 +18,10 @@ from tests.support.trees import HOSTILE, a_tree, end, step
 from tsd.cli.app import app, exit_code
 from tsd.config import Config, load_config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
+from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
-from tsd.observe.metrics import EventRow, GeneratorRow, MetricsWriter, PhaseRow, Row
+from tsd.observe.metrics import EventRow, GeneratorRow, MetricsRow, MetricsWriter, PhaseRow
 from tsd.report.course import NUM_POINTS, courses, curves, speed
 from tsd.report.examples import Example, Examples, search_examples
 from tsd.report.figures import DASH, differences, evaluations, flow, learning, settings, tables
@@ -174,7 +174,8 @@ def test_generators_add_up() -> None:
 def test_what_a_run_flagged_is_told_once_of_each_kind() -> None:
     said = ["update 3: the policy has collapsed: entropy 0.0040 nats a token", "checkpoint /x/update-000003"]
     said += ["update 9: the policy has collapsed: entropy 2e-05 nats a token", "trains from update 0"]
-    rows: list[Row] = [EventRow(source="trainer-0", text=one, is_warning=one.startswith("update")) for one in said]
+    rows: list[MetricsRow] = []
+    rows += [EventRow(source="trainer-0", text=one, is_warning=one.startswith("update")) for one in said]
     rows += [PhaseRow(phase="failed", about="no space"), PhaseRow(phase="training")]
     assert flagged(rows) == (f"{said[2]} (2 times; this was the last)", "failed: no space")
 
@@ -227,7 +228,7 @@ def test_a_model_that_is_gone_is_the_reason_why_there_are_no_trees(tmp_path: Pat
 def test_the_start_and_the_checkpoint_of_a_real_model_search_the_same_problems(tmp_path: Path) -> None:
     config = load_config(None)
     start = model_path(config.model.path)
-    learner = PolicyLearner(config, start, None, Group())
+    learner = PolicyLearner(config, start, None, Ranks())
     save_config(config, tmp_path / "config.toml")
 
     def save(directory: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.rows import update_row
 from tests.support.trajectories import make_trajectory
 from tsd.doctor.audit import audit, num_restarts
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.observe.metrics import EventRow, MetricsWriter, ProcessRow, Row, WeightsRow
+from tsd.observe.metrics import EventRow, MetricsRow, MetricsWriter, ProcessRow, WeightsRow
 from tsd.run.books import USED_FILE, balance
 from tsd.transport.spool import SPOOL, Lane
 
@@ -74,7 +74,7 @@ def test_an_audit_tells_how_soon_a_dead_generator_is_learned_from_again(tmp_path
 
 def test_a_process_that_is_given_up_was_not_started_again_whatever_its_log_says() -> None:
     cause = "generator-0 ended with exit code 1; its log ends: no room left in 2 places, starting it again in 1 s"
-    rows: list[Row] = [
+    rows: list[MetricsRow] = [
         ProcessRow(process="generator-0", what="given up", cause=cause, then="the others go on"),
         EventRow(source="generator-1", text=cause),
     ]

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from tsd.cli.app import exit_code
-from tsd.run.launch import Request, start
+from tsd.run.launch import Request, launch
 from tsd.run.supervisor import Programs
 
 fake, run_dir, how = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
@@ -28,7 +28,7 @@ programs = Programs(*((sys.executable, fake, role) for role in roles))
 new = {"run_dir": run_dir, "gpus": "cpu:gen,cpu:gen,cpu:train,cpu:train"}
 settings = {"resume": run_dir} if how == "resume" else new
 request = Request(overrides=("engine.kind=mock",), max_updates=5, **settings)
-sys.exit(exit_code(lambda: start(request, Console(), programs=programs)))
+sys.exit(exit_code(lambda: launch(request, Console(), programs=programs)))
 """
 
 

@@ -11,14 +11,14 @@ from tests.support.launching import launched
 from tests.support.rows import EVALUATION, ROW
 from tests.support.runs import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import ObserveConfig
-from tsd.observe.metrics import EventRow, MetricsWriter, Row
+from tsd.observe.metrics import EventRow, MetricsRow, MetricsWriter
 from tsd.observe.scalars import AXES, scalars
 from tsd.observe.tensorboard import FOLDER, check_tensorboard, open_tensorboard
 
 ON = ObserveConfig(tensorboard=True)
 
 
-def written(run_dir: Path, update: int, *rows: Row) -> None:
+def written(run_dir: Path, update: int, *rows: MetricsRow) -> None:
     with open_tensorboard(run_dir, ON, update) as board, MetricsWriter(run_dir, board) as metrics:
         for row in rows:
             metrics.write(row)

@@ -9,8 +9,8 @@ from tests.support.learning import CPU, policy, take_step
 from tests.support.tries import random_tree, trajectory
 from tsd.config import CispoConfig, IndexConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
-from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
+from tsd.learn.ranks import Ranks
 from tsd.learn.rows import lay_out, num_laid_out
 from tsd.learn.update import score
 from tsd.methods import make_method
@@ -156,7 +156,7 @@ def test_an_update_makes_the_better_sibling_likelier() -> None:
 
 def test_trainer_and_engine_are_compared_at_the_same_weights_however_stale_the_tokens() -> None:
     config = load_config(None, ["train.learning_rate=1e-2"])
-    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Group())
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Ranks())
     (batch,) = collate(lay_out([random_tree(9)], TREE, 10_000), 10_000)
     with torch.no_grad():
         exact = tokens_scored(learner.policy, batch, config.engine.temperature)[0]

@@ -19,8 +19,8 @@ from tests.support.wire import trajectory
 from tsd.config import load_config
 from tsd.errors import CheckpointError, DiskError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state, save_checkpoint
-from tsd.learn.group import Group
 from tsd.learn.learner import PolicyLearner
+from tsd.learn.ranks import Ranks
 from tsd.model.files import OPTIMIZER_FILE, model_path
 from tsd.model.policy import Policy
 from tsd.observe.metrics import METRICS_FILE, EventRow, MetricsReader, MetricsWriter
@@ -94,7 +94,7 @@ def test_what_a_killed_trainer_half_wrote_goes_with_the_next_checkpoint(tmp_path
 def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, tmp_path: Path) -> None:
     """3.3 MB of weights are past the first limit, 6.6 MB of the optimizer's past the second."""
     config = load_config(None, ["loss.c_kl=0"])
-    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Group())
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Ranks())
     for parameter in learner.policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
     learner.optimizer.step()
@@ -110,7 +110,7 @@ def test_the_files_of_a_real_model_are_refused_in_one_line_too(limit: int, tmp_p
     last = checkpoints_dir(tmp_path) / "update-000001"
     assert (last / OPTIMIZER_FILE).read_bytes() == before
     Policy.load(last)
-    PolicyLearner(config, model_path("builtin:countdown-tiny"), last, Group())
+    PolicyLearner(config, model_path("builtin:countdown-tiny"), last, Ranks())
 
 
 # The spool

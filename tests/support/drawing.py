@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tests.support.rows import update_row
 from tsd.observe.dashboard import render
-from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, Phase, PhaseRow, Row
+from tsd.observe.metrics import EvaluationRow, EventRow, GeneratorRow, MetricsRow, Phase, PhaseRow
 from tsd.observe.state import RunState
 
 START = 1_700_000_000.0
@@ -52,8 +52,8 @@ def make_phase(phase: Phase, time_s: float, about: str = "") -> PhaseRow:
     return PhaseRow(time_s=time_s, phase=phase, about=about)
 
 
-def make_busy_run(num_generators: int, num_updates: int) -> list[Row]:
-    rows: list[Row] = [make_phase("launched", START, "a run"), make_phase("evaluation before", START)]
+def make_busy_run(num_generators: int, num_updates: int) -> list[MetricsRow]:
+    rows: list[MetricsRow] = [make_phase("launched", START, "a run"), make_phase("evaluation before", START)]
     rows += [make_evaluation("before", 400, START + 40), make_phase("training", START + 41, "to update 200")]
     rows += [make_generator(index, START + 50) for index in range(num_generators)]
     rows += [update_row(number, START + 60 + 5 * number) for number in range(1, num_updates + 1)]
@@ -61,7 +61,7 @@ def make_busy_run(num_generators: int, num_updates: int) -> list[Row]:
     return rows
 
 
-def absorbed(rows: Sequence[Row]) -> RunState:
+def absorbed(rows: Sequence[MetricsRow]) -> RunState:
     state = RunState(name="runs/20250131-120000")
     for row in rows:
         state.absorb(row)

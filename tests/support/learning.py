@@ -9,7 +9,7 @@ from tests.support.trajectories import make_trajectory
 from tsd.config import BestOfConfig, CispoConfig, LossConfig
 from tsd.learn.batch import MicroBatch
 from tsd.learn.batch import collate as collate_rows
-from tsd.learn.group import Group
+from tsd.learn.ranks import Ranks
 from tsd.learn.rows import lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.methods import Targets, make_method
@@ -64,5 +64,5 @@ def take_step(
         config=config,
         temperature=1.0,
         max_grad_norm=max_grad_norm,
-        group=Group(),
+        ranks=Ranks(),
     )

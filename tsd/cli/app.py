@@ -129,14 +129,15 @@ def launch(
     - `tsd launch --resume runs/20250131-120000 --max-updates 400`: further
     """
     from tsd.doctor.machine import look_over
-    from tsd.run.launch import Request, start
+    from tsd.run.launch import Request
     from tsd.run.launch import dry_run as plan
+    from tsd.run.launch import launch as run
 
     request = Request(config, tuple(set_ or ()), gpus, run_dir, resume, max_updates)
     if dry_run:
         print(plan(request))
         return
-    print(start(request, Console(), look_over).report())
+    print(run(request, Console(), look_over).describe())
 
 
 @app.command("eval")

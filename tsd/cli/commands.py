@@ -229,7 +229,7 @@ def describe_audit(found: Audit) -> str:
             f"{sum(found.faults.values())} faults in {found.seconds:.0f} s, seed {found.seed}: {faults}",
             f"{found.num_updates} updates, {found.num_syncs} weights applied, {found.num_restarts} restarts"
             f"{_comeback(found)}",
-            f"books: {found.books.report()}",
+            f"books: {found.books.describe()}",
             f"lost {found.num_lost}, used twice {found.num_used_twice}, wrong weights {found.num_wrong_weights}, "
             f"hangs {found.num_hangs}, left over {len(found.leftovers)} {' '.join(found.leftovers)}",
             "clean" if found.is_clean else "NOT clean",

@@ -13,7 +13,7 @@ import msgspec
 
 from tsd.errors import CheckpointError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
-from tsd.observe.metrics import MetricsReader, ProcessRow, Row, UpdateRow, WeightsRow
+from tsd.observe.metrics import MetricsReader, MetricsRow, ProcessRow, UpdateRow, WeightsRow
 from tsd.run.books import USED_FILE, Books, balance
 
 GENERATOR = "generator-"
@@ -86,7 +86,7 @@ def audit(
     )
 
 
-def num_restarts(rows: Sequence[Row]) -> int:
+def num_restarts(rows: Sequence[MetricsRow]) -> int:
     """Of generators and trainers, by the launcher."""
     return sum(isinstance(row, ProcessRow) and row.what == "restarted" for row in rows)
 
@@ -97,7 +97,7 @@ def used(run_dir: Path, state: TrainState) -> list[str]:
     return [name for update, ids in history.items() if update <= state.update for name in ids]
 
 
-def comebacks(run_dir: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
+def comebacks(run_dir: Path, rows: Sequence[MetricsRow]) -> list[tuple[float, int]]:
     """Of each generator that died: seconds until an update used what its next life made, and updates made till then."""
     made = [(row.time_s, row.update) for row in rows if isinstance(row, UpdateRow)]
     used_by = {one.update: {name.rpartition("-")[0] for name in one.ids} for one in _updates(run_dir)}

@@ -27,10 +27,10 @@ def write_report(run_dir: Path, path: Path) -> None:
     check_run(run_dir, str(run_dir))
     if path.exists():
         raise ValueError(f"{path} is there already; name another with --out")
-    path.write_text(report(run_dir, Path.home()), encoding="utf-8")
+    path.write_text(describe_run(run_dir, Path.home()), encoding="utf-8")
 
 
-def report(run_dir: Path, home: Path) -> str:
+def describe_run(run_dir: Path, home: Path) -> str:
     """The whole text."""
     text = "\n\n".join(f"## {title}\n\n```\n{_inert(body)}\n```" for title, body in _sections(run_dir))
     return f"# tsd bug report\n\nWhat happened, and what was expected:\n\n\n{text}\n".replace(str(home), "~")

@@ -113,7 +113,7 @@ class Decoder:
                 continue
             group.prefix, group.version, group.live = self.cache.longest(state[:-1]), self.version, group.size
             self.num_lookups += 1
-            if group.start < len(state) - 1:
+            if group.num_held < len(state) - 1:
                 under_way.append(state[:-1])
             else:
                 self.num_hits += 1
@@ -158,9 +158,9 @@ class Decoder:
         for sample in self.samples:
             sample.slot += sample.group.size
         for group in new:
-            tokens += group.state[group.start :]
-            positions += range(group.start, len(group.state))
-            written += range(group.index * length + group.start, group.index * length + len(group.state))
+            tokens += group.state[group.num_held :]
+            positions += range(group.num_held, len(group.state))
+            written += range(group.index * length + group.num_held, group.index * length + len(group.state))
             wanted.append(len(tokens) - 1)
         padding = [0] * (-len(tokens) % TOKENS_MULTIPLE)
         place = partial(torch.tensor, device=self.trunk.device)
@@ -176,7 +176,7 @@ class Decoder:
             )
             parts.append(self.keys.next_tokens(groups, numbers, slots))
         if new:
-            starts, lengths = [group.start for group in new], [len(group.state) for group in new]
+            starts, lengths = [group.num_held for group in new], [len(group.state) for group in new]
             parts.append(self.keys.prefixes([group.index for group in new], starts, lengths))
         return parts
 
@@ -195,8 +195,8 @@ class Decoder:
     def _keep_prefixes(self, new: Sequence[Group]) -> None:
         for group in new:
             end = len(group.state) - 1
-            if group.start < end:
-                kv = self.keys.kv[:, group.index, group.start : end].clone()
+            if group.num_held < end:
+                kv = self.keys.kv[:, group.index, group.num_held : end].clone()
                 group.prefix = Prefix(group.state[:end], kv, group.prefix)
                 self.cache.put(group.prefix)
 

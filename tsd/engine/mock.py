@@ -19,7 +19,7 @@ import msgspec
 
 from tsd.errors import EngineError, WeightsError
 from tsd.model.files import MOCK_FILE
-from tsd.tasks.arithmetic import Move, Term, moves, start
+from tsd.tasks.arithmetic import Move, Term, deal, moves
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 
@@ -168,7 +168,7 @@ def _reachable(values: tuple[int, ...], target: int) -> bool:
     """Whether a game from these numbers can end at the target."""
     if len(values) == 1:
         return values[0] == target
-    return any(_reachable(_values(move.table), target) for move in moves(start(values)))
+    return any(_reachable(_values(move.table), target) for move in moves(deal(values)))
 
 
 @lru_cache(maxsize=10_000)
@@ -177,7 +177,7 @@ def _read(text: str) -> tuple[tuple[Term, ...], int]:
     prompt, _, response = text.partition(":")
     numbers, _, target = prompt.partition("=")
     try:
-        table = start(tuple(map(int, numbers.split())))
+        table = deal(tuple(map(int, numbers.split())))
         for step in response.replace("<step>", "").split("</step>")[:-1]:
             table = _replay(table, step.partition("|")[0])
         return table, int(target)

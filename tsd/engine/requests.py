@@ -34,7 +34,7 @@ class Group:
     size: int
     live: int = 0
     index: int = 0
-    prefix: Prefix | None = None  # all of the state, or all but its last tokens, then `start` of them
+    prefix: Prefix | None = None  # all of the state, or all but its last tokens, then `num_held` of them
     version: int = 0
 
     @property
@@ -42,7 +42,7 @@ class Group:
         return self.request.state
 
     @property
-    def start(self) -> int:
+    def num_held(self) -> int:
         """How many tokens of the state `prefix` holds."""
         return len(self.prefix.tokens) if self.prefix else 0
 

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.stops import STOPS
 from tsd.engine.vllm_plugin import VALUE_SHIFT
-from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start, stop
+from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start_engine, stop
 from tsd.errors import EngineError, WeightsError
 from tsd.model.policy import as_tensor
 from tsd.types import Expansion, Finish, Step, WeightUpdate
@@ -109,7 +109,7 @@ class VllmEngine:
 
     async def _start(self) -> Running:
         begin = partial(
-            start,
+            start_engine,
             self.directory,
             self.config,
             temperature=self.temperature,

@@ -93,7 +93,7 @@ def engine_errors(doing: str) -> Iterator[None]:
         raise EngineError(f"{doing}: {reason}") from error
 
 
-def start(
+def start_engine(
     directory: Path,
     config: EngineConfig,
     *,

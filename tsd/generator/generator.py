@@ -4,7 +4,7 @@
     main loop: T tree workers            wait for the engine, then for room among what is out
                outbox                    waits for finished trees, and for the trainer to take them
                follow_trainer            waits for the trainer to say where it is
-               report                    wakes every few seconds
+               write_rows                wakes every few seconds
     shutdown: SIGTERM cancels `generate`; tasks, engine and sockets close on the way out
 
 Started by `tsd launch` as `python -m tsd.generator`; knows nothing about the other processes but the sockets.
@@ -79,7 +79,7 @@ class Generator:
             group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
             group.create_task(self.outbox.run(), name="outbox")
             group.create_task(self.follow_trainer(progress.life), name="follow trainer")
-            group.create_task(self.reporter.report(), name="report")
+            group.create_task(self.reporter.write_rows(), name="write rows")
             group.create_task(self.reporter.watch_loop(), name="watch loop")
             for worker in range(self.config.search.trees):
                 group.create_task(self.search_trees(problems), name=f"tree worker {worker}")

@@ -1,6 +1,6 @@
 """What a generator says of itself, every few seconds: a metrics row, and one of its trees at a glance.
 
-    report       wakes every REPORT_EVERY_S
+    write_rows   wakes every REPORT_EVERY_S
     watch_loop   wakes every LAG_PROBE_S, to see how late it is
 
 Knows nothing about how trees are grown or sent.
@@ -63,7 +63,7 @@ class Reporter:
         self.counters.num_generated += tree.num_generated
         self.counters.num_solved += tree.solved
 
-    async def report(self) -> None:
+    async def write_rows(self) -> None:
         """Until cancelled."""
         before, started = msgspec.structs.replace(self.counters), time.monotonic()
         while True:

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from tsd.config import Config, ModelConfig, TrainConfig
 from tsd.learn.batch import MicroBatch, collate, idle, share
-from tsd.learn.group import WHOLE, Group
 from tsd.learn.probe import Probe
+from tsd.learn.ranks import WHOLE, Ranks
 from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.methods import make_method
@@ -70,12 +70,12 @@ class PolicyLearner:
     `model.dtype` is the precision of the forward pass, and of the weights given out; its own are float32.
     """
 
-    def __init__(self, config: Config, start: Path, checkpoint: Path | None, group: Group) -> None:
-        self.config, self.group = config, group
+    def __init__(self, config: Config, start: Path, checkpoint: Path | None, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
         torch.manual_seed(config.seed)
         self.codec = HfCodec(checkpoint or start)
-        self.policy = group.shard(in_precision(load_policy(start, checkpoint, config.train.lora_rank), config.model))
-        self.reference = group.shard(in_precision(Policy.load(start), config.model)) if config.loss.c_kl else None
+        self.policy = ranks.shard(in_precision(load_policy(start, checkpoint, config.train.lora_rank), config.model))
+        self.reference = ranks.shard(in_precision(Policy.load(start), config.model)) if config.loss.c_kl else None
         self.method = make_method(config.method)
         train = config.train
         if train.activation_checkpointing:
@@ -83,11 +83,11 @@ class PolicyLearner:
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
         learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=group.device.type == "cuda"
+            learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=ranks.device.type == "cuda"
         )
         self.probed = -PROBE_EVERY
         """The update before which a copy was last kept."""
-        self.probe = Probe(self.policy, group, config.engine.temperature, train.micro_batch_tokens)
+        self.probe = Probe(self.policy, ranks, config.engine.temperature, train.micro_batch_tokens)
         if checkpoint is not None:
             self._load_optimizer(checkpoint / OPTIMIZER_FILE)
 
@@ -96,7 +96,7 @@ class PolicyLearner:
         return int(self.policy.causal.config.vocab_size)
 
     def learn(self, trajectories: Sequence[Trajectory], version: int, number: int) -> Stats | None:
-        train, temperature, device = self.config.train, self.config.engine.temperature, self.group.device
+        train, temperature, device = self.config.train, self.config.engine.temperature, self.ranks.device
         rows = lay_out(trajectories, self.method.targets, train.row_tokens)
         batches = self._batches(rows)
         if number % train.publish_every == 0 and number - self.probed >= PROBE_EVERY:
@@ -118,7 +118,7 @@ class PolicyLearner:
                 config=self.config.loss,
                 temperature=temperature,
                 max_grad_norm=train.max_grad_norm,
-                group=self.group,
+                ranks=self.ranks,
             )
             if stats is None:
                 return None
@@ -127,18 +127,18 @@ class PolicyLearner:
 
     def _batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches, as many as any other's: ranks go through the model together."""
-        group, train = self.group, self.config.train
-        parts = [collate(part, train.micro_batch_tokens) for part in share(rows, group.size)]
-        own = parts[group.rank]
+        ranks, train = self.ranks, self.config.train
+        parts = [collate(part, train.micro_batch_tokens) for part in share(rows, ranks.size)]
+        own = parts[ranks.rank]
         return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
 
     def weights(self, version: int) -> WeightUpdate:
-        return weight_update(version, merged(self.group.gather(self.policy)), self.config.model.dtype)
+        return weight_update(version, merged(self.ranks.gather(self.policy)), self.config.model.dtype)
 
     def save(self, directory: Path) -> None:
-        tensors = self.group.gather(self.policy)
+        tensors = self.ranks.gather(self.policy)
         whole = get_optimizer_state_dict(self.policy, self.optimizer, options=WHOLE)
-        if self.group.rank == 0:
+        if self.ranks.rank == 0:
             with _disk_errors():
                 self.policy.save(directory, merged(tensors))
                 if self.config.train.lora_rank:
@@ -216,8 +216,8 @@ class MockLearner:
     RATE = 0.05
     vocabulary = None
 
-    def __init__(self, config: Config, checkpoint: Path | None, group: Group) -> None:
-        self.rank, self.solve_rate = group.rank, config.engine.mock_solve_rate
+    def __init__(self, config: Config, checkpoint: Path | None, ranks: Ranks) -> None:
+        self.rank, self.solve_rate = ranks.rank, config.engine.mock_solve_rate
         if checkpoint is not None:
             self.solve_rate = msgspec.json.decode((checkpoint / MOCK_FILE).read_bytes(), type=float)
 

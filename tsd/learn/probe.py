@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tsd.learn.batch import collate
-from tsd.learn.group import Group
+from tsd.learn.ranks import Ranks
 from tsd.learn.rows import Row
 from tsd.learn.update import score
 from tsd.model.policy import Policy
@@ -22,8 +22,8 @@ ENOUGH_TOKENS = 64
 class Probe:
     """The copy, and the last gap found with one."""
 
-    def __init__(self, policy: Policy, group: Group, temperature: float, max_tokens: int) -> None:
-        self.policy, self.group = policy, group
+    def __init__(self, policy: Policy, ranks: Ranks, temperature: float, max_tokens: int) -> None:
+        self.policy, self.ranks = policy, ranks
         self.temperature, self.max_tokens = temperature, max_tokens
         self.version = -1
         """Of the copy; -1 where there is none."""
@@ -35,7 +35,7 @@ class Probe:
         """The policy's weights, which have just been published under that version, unless a copy still waits."""
         if self.version < 0:
             self.version = version
-            self._copy = [parameter.detach().clone() for parameter in self.group.parameters(self.policy)]
+            self._copy = [parameter.detach().clone() for parameter in self.ranks.parameters(self.policy)]
 
     def drop(self) -> None:
         """Lets the copy go."""
@@ -55,16 +55,16 @@ class Probe:
         self._swap()
         gaps: list[Tensor] = []
         for batch in collate(found, self.max_tokens):
-            scored = score(self.policy, batch, self.temperature, self.group.device)
-            own = ((batch.versions == self.version) & batch.mask).to(self.group.device)
-            gaps.append((scored.logprobs - batch.behaviour.to(self.group.device))[own].abs())
+            scored = score(self.policy, batch, self.temperature, self.ranks.device)
+            own = ((batch.versions == self.version) & batch.mask).to(self.ranks.device)
+            gaps.append((scored.logprobs - batch.behaviour.to(self.ranks.device))[own].abs())
         self._swap()
         self.gap = float(torch.cat(gaps).mean())
         self.drop()
 
     def _swap(self) -> None:
         """Copy and policy change places: each rank's own part, wherever the model is split."""
-        for parameter, copy in zip(self.group.parameters(self.policy), self._copy, strict=True):
+        for parameter, copy in zip(self.ranks.parameters(self.policy), self._copy, strict=True):
             now = parameter.detach().clone()
             parameter.copy_(copy)
             copy.copy_(now)

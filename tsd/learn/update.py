@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor
 
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
-from tsd.learn.group import Group
 from tsd.learn.health import quantiles, variance
 from tsd.learn.loss import kept, kl_loss, log_ratios, policy_loss, value_loss
+from tsd.learn.ranks import Ranks
 from tsd.model.policy import Policy
 from tsd.types import Stats
 
@@ -82,7 +82,7 @@ def update(
     config: LossConfig,
     temperature: float,
     max_grad_norm: float,
-    group: Group,
+    ranks: Ranks,
 ) -> Stats | None:
     """One optimizer step on this rank's micro-batches and the other ranks', which have as many.
 
@@ -90,23 +90,23 @@ def update(
 
     Returns None, and changes nothing, where loss or gradients are not finite.
     """
-    num_tokens = group.sum(torch.tensor([sum(batch.num_tokens for batch in batches)], device=group.device)).item()
-    sums, seen = torch.zeros(len(SUMS), device=group.device), list[Tensor]()
+    num_tokens = ranks.sum(torch.tensor([sum(batch.num_tokens for batch in batches)], device=ranks.device)).item()
+    sums, seen = torch.zeros(len(SUMS), device=ranks.device), list[Tensor]()
     optimizer.zero_grad()
     for batch, anchor in zip(batches, anchors, strict=True):
         scored = score(
             policy,
             batch,
             temperature,
-            group.device,
+            ranks.device,
             value_reaches_trunk=config.value_reaches_trunk,
         )
-        loss, terms, log_ratio = losses(scored, anchor, batch, config, group.device)
+        loss, terms, log_ratio = losses(scored, anchor, batch, config, ranks.device)
         # Gradients are means over the ranks.
-        (loss / num_tokens * group.size).backward()  # type: ignore[no-untyped-call]
+        (loss / num_tokens * ranks.size).backward()  # type: ignore[no-untyped-call]
         sums += terms
         seen.append(log_ratio)
-    totals = dict(zip(SUMS, group.sum(sums).tolist(), strict=True))
+    totals = dict(zip(SUMS, ranks.sum(sums).tolist(), strict=True))
     # Each on its own: a value head that is far off would scale the policy's gradient down.
     grad_norm, head_norm = (clip(part, max_grad_norm) for part in (policy.causal, policy.value_head))
     if not math.isfinite(grad_norm + head_norm):

@@ -25,9 +25,9 @@ from tsd.observe.metrics import (
     EventRow,
     GeneratorRow,
     MetricsReader,
+    MetricsRow,
     PhaseRow,
     ProcessRow,
-    Row,
     Sink,
     Told,
     UpdateRow,
@@ -73,7 +73,7 @@ def render(state: RunState, now: float, width: int, height: int = HEIGHT) -> Ren
     )
 
 
-def plain_line(row: Row) -> str | None:
+def plain_line(row: MetricsRow) -> str | None:
     """A row as one line, for where there is no terminal; None for one that comes too often to read."""
     clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
     match row:

@@ -217,13 +217,13 @@ class ProcessRow(Struct, frozen=True, kw_only=True, tag="process", tag_field="ki
 Told = EventRow | PhaseRow | ProcessRow
 """What people are told in a line: each has a `source` and a `text`."""
 
-Row = UpdateRow | GeneratorRow | WeightsRow | EvaluationRow | EventRow | PhaseRow | ProcessRow
+MetricsRow = UpdateRow | GeneratorRow | WeightsRow | EvaluationRow | EventRow | PhaseRow | ProcessRow
 
 
 class Sink(Protocol):
     """Another place that takes rows."""
 
-    def write(self, row: Row) -> None: ...
+    def write(self, row: MetricsRow) -> None: ...
 
 
 class MetricsWriter:
@@ -237,7 +237,7 @@ class MetricsWriter:
             if size and os.pread(self._file, 1, size - 1) != b"\n":  # of a row that a full disk cut short
                 os.write(self._file, b"\n")
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         """Raises DiskError where the disk takes none of it, or not all."""
         line = msgspec.json.encode(_json(msgspec.to_builtins(row))) + b"\n"
         with self._refusals():
@@ -282,9 +282,9 @@ class MetricsReader:
         self._offset = 0
         self.num_damaged = 0
         """Lines that were no rows."""
-        self._decoder = msgspec.json.Decoder(Row, strict=False)
+        self._decoder = msgspec.json.Decoder(MetricsRow, strict=False)
 
-    def read(self) -> list[Row]:
+    def read(self) -> list[MetricsRow]:
         """New rows, oldest first; none while there is no file."""
         if not self._path.exists():
             return []
@@ -294,7 +294,7 @@ class MetricsReader:
         if not whole:
             return []
         self._offset += len(whole) + 1
-        rows: list[Row] = []
+        rows: list[MetricsRow] = []
         for line in whole.split(b"\n"):
             try:
                 rows.append(self._decoder.decode(line))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from tsd.config import ObserveConfig
-from tsd.observe.metrics import Row
+from tsd.observe.metrics import MetricsRow
 from tsd.observe.scalars import scalars
 from tsd.observe.state import RunState
 
@@ -47,7 +47,7 @@ class Gauges:
     def __init__(self) -> None:
         self.state = RunState()
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         self.state.absorb(row)
 
     def numbers(self) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import asdict
 
-from tsd.observe.metrics import EvaluationRow, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, MetricsRow, UpdateRow
 
 AXES = ("time_s", "update")
 """Of an update these are no curves: every point carries them, as its wall time and its step."""
@@ -13,7 +13,7 @@ PLACES = {"ratio_quantiles": ("0.01", "0.5", "0.99"), "ci95": ("low", "high")}
 """What the places of a list are called; those of others go by number."""
 
 
-def scalars(row: Row) -> dict[str, float]:
+def scalars(row: MetricsRow) -> dict[str, float]:
     """The numbers of a row by tag. Tables and lists become `name/key`, what is None is left out."""
     match row:
         case UpdateRow():

@@ -8,10 +8,10 @@ from tsd.observe.metrics import (
     EvaluationRow,
     EventRow,
     GeneratorRow,
+    MetricsRow,
     Phase,
     PhaseRow,
     ProcessRow,
-    Row,
     Told,
     UpdateRow,
 )
@@ -56,7 +56,7 @@ class RunState:
         """What its tokens/s are shown as a share of; 0 before the first report."""
         return self.best_rates.get(generator, 0.0)
 
-    def absorb(self, row: Row) -> None:
+    def absorb(self, row: MetricsRow) -> None:
         """Takes in the next row."""
         if isinstance(row, PhaseRow):
             self._follow(row)

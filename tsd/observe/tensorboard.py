@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from tsd.config import ObserveConfig
-from tsd.observe.metrics import Row, UpdateRow
+from tsd.observe.metrics import MetricsRow, UpdateRow
 from tsd.observe.scalars import scalars
 
 FOLDER = "tensorboard"
@@ -41,7 +41,7 @@ class TensorBoard:
             str(run_dir / FOLDER), purge_step=update + 1 if hides else None, flush_secs=FLUSH_S
         )
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         """Updates, and evaluations once they are done; other rows are left out."""
         step = row.update if isinstance(row, UpdateRow) else self._update
         for name, number in scalars(row).items():

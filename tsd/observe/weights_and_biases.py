@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tsd.config import Config, ObserveConfig
-from tsd.observe.metrics import EvaluationRow, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, MetricsRow, UpdateRow
 from tsd.observe.scalars import scalars
 
 INIT_TIMEOUT_S = 60.0
@@ -32,7 +32,7 @@ class Curves:
     def __init__(self, run: Any) -> None:
         self._run, self._update = run, 0
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         if isinstance(row, UpdateRow):
             self._update = row.update
         update = row.update if isinstance(row, EvaluationRow) and row.update is not None else self._update

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from msgspec import Struct
 from msgspec.inspect import Metadata, StructType, type_info
 
-from tsd.observe.metrics import EvaluationRow, GeneratorRow, Row, UpdateRow
+from tsd.observe.metrics import EvaluationRow, GeneratorRow, MetricsRow, UpdateRow
 
 _ROW = type_info(UpdateRow)
 assert isinstance(_ROW, StructType)
@@ -127,7 +127,7 @@ def validations(rows: Sequence[EvaluationRow], updates: Sequence[UpdateRow]) -> 
     )
 
 
-def speed(rows: Sequence[Row], updates: Sequence[UpdateRow]) -> Speed:
+def speed(rows: Sequence[MetricsRow], updates: Sequence[UpdateRow]) -> Speed:
     """From all rows, and the updates among them that stand."""
     reports = [row for row in rows if isinstance(row, GeneratorRow)]
     elapsed = updates[-1].elapsed_s if updates else 0.0

@@ -12,7 +12,7 @@ import msgspec
 from tsd.config import Config, load_config
 from tsd.doctor.audit import num_restarts
 from tsd.learn.checkpoint import latest_checkpoint, load_state
-from tsd.observe.metrics import EventRow, MetricsReader, PhaseRow, ProcessRow, Row
+from tsd.observe.metrics import EventRow, MetricsReader, MetricsRow, PhaseRow, ProcessRow
 from tsd.observe.state import ENDED, RunState
 from tsd.report.course import Course, Curves, Point, Speed, courses, curves, speed, validations
 from tsd.run.books import Books, balance
@@ -127,7 +127,7 @@ def _books(run_dir: Path) -> Books | None:
         return None
 
 
-def flagged(rows: Sequence[Row]) -> tuple[str, ...]:
+def flagged(rows: Sequence[MetricsRow]) -> tuple[str, ...]:
     """Of one kind, which differ in numbers alone, the last one, with a count."""
     found: dict[str, list[str]] = {}
     for row in rows:

@@ -28,7 +28,7 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
         """What does not add up: 0, or there is a fault in tsd."""
         return self.produced - self.trained - sum(self.refused.values()) - self.in_flight
 
-    def report(self) -> str:
+    def describe(self) -> str:
         """In one line."""
         refused = ", ".join(f"{count:,} {reason}" for reason, count in self.refused.items()) or "none"
         return (

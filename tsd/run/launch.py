@@ -103,7 +103,7 @@ def dry_run(request: Request) -> str:
     return render_plan(make_plan(config, parse_gpus(config.gpus), request.directory))
 
 
-def start(
+def launch(
     request: Request, console: Console, look_over: LookOver = lambda *_: (), programs: Programs = PROGRAMS
 ) -> rundir.Summary:
     """A whole launch. Raises ValueError, before anything starts, for what cannot be; Stopped after a signal.

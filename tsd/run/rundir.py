@@ -57,7 +57,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         before, after = (f"{result['mean_at_k']:.1%}" for result in (self.before, self.after))
         return f"mean@{self.after['k']} {before} before, {after} after {self.num_updates} updates"
 
-    def report(self) -> str:
+    def describe(self) -> str:
         """What came of the run, how long each part took, and where the model lies."""
         return "\n".join(
             (
@@ -66,7 +66,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 f"training  {self.num_updates} updates, {self.generated_tokens:,} tokens generated, "
                 f"{self.training_seconds:.1f} s",
                 f"in all    {self.seconds:.1f} s, with the starts of processes",
-                f"books     {self.books.report() if self.books else 'none'}",
+                f"books     {self.books.describe() if self.books else 'none'}",
                 f"model     {self.model}",
             )
         )

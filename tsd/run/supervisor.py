@@ -188,7 +188,7 @@ class Phases:
         delays = list(self.run.restart_delays_s)
         while True:
             before = self.checkpoint()
-            failed = await self.trainers()
+            failed = await self.run_trainers()
             if failed is None:
                 return
             if self.checkpoint() != before:
@@ -200,7 +200,7 @@ class Phases:
             self.tell(failed.name, "restarted", str(failed.failure()), then)
             await asyncio.sleep(delay)
 
-    async def trainers(self) -> Child | None:
+    async def run_trainers(self) -> Child | None:
         """One life of all trainers together; the one that ended it badly, if one did."""
         run, world, failed = self.run, len(self.run.placement.train), list[Child]()
         meeting_point = _meeting_point() if world > 1 else {}

@@ -36,7 +36,7 @@ class Move:
         return self.table[-1]
 
 
-def start(numbers: tuple[int, ...]) -> tuple[Term, ...]:
+def deal(numbers: tuple[int, ...]) -> tuple[Term, ...]:
     """The table before the first move."""
     return tuple(Term(number, str(number)) for number in numbers)
 
@@ -73,7 +73,7 @@ def moves(table: tuple[Term, ...]) -> Iterator[Move]:
 
 def solve(numbers: tuple[int, ...], target: int) -> Iterator[tuple[Move, ...]]:
     """Every game over whole, non-negative results that ends at the target with all numbers used."""
-    yield from _solve(start(numbers), target, ())
+    yield from _solve(deal(numbers), target, ())
 
 
 def _solve(table: tuple[Term, ...], target: int, played: tuple[Move, ...]) -> Iterator[tuple[Move, ...]]:
@@ -87,7 +87,7 @@ def _solve(table: tuple[Term, ...], target: int, played: tuple[Move, ...]) -> It
 
 def random_game(numbers: tuple[int, ...], rng: random.Random) -> tuple[Move, ...] | None:
     """Pairs and operators drawn evenly until one number is left; None where a draw is no legal move."""
-    table, played = start(numbers), []
+    table, played = deal(numbers), []
     while len(table) > 1:
         i, j = rng.sample(range(len(table)), 2)
         move = play(table, i, rng.choice(OPERATORS), j)

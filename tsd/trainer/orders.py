@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from tsd.learn.group import Group
 from tsd.learn.learner import Learner
+from tsd.learn.ranks import Ranks
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
 from tsd.types import Stats, Trajectory, WeightUpdate
 
@@ -63,18 +63,18 @@ class Order(msgspec.Struct, frozen=True):
     to: Learn | Gather | Save | End
 
 
-def give(group: Group, learner: Learner, order: Performed[Result]) -> Result:
+def give(ranks: Ranks, learner: Learner, order: Performed[Result]) -> Result:
     """Rank 0's side: tells the other ranks, and performs its own part."""
-    group.broadcast(encode({"to": order}))
+    ranks.broadcast(encode({"to": order}))
     return order.perform(learner)
 
 
-def follow(learner: Learner, group: Group) -> None:
+def follow(learner: Learner, ranks: Ranks) -> None:
     """Another rank's whole life: waits for rank 0's orders, the group's timeout its deadline."""
-    while not isinstance(order := decode(group.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to, End):
+    while not isinstance(order := decode(ranks.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to, End):
         order.perform(learner)
 
 
-def end(group: Group) -> None:
+def end(ranks: Ranks) -> None:
     """Lets the other ranks go."""
-    group.broadcast(encode(Order(End())))
+    ranks.broadcast(encode(Order(End())))

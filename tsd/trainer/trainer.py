@@ -30,9 +30,9 @@ import torch
 from tsd.config import Config, load_config
 from tsd.errors import DivergedError
 from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reached_end, save_checkpoint
-from tsd.learn.group import Group, join_group
 from tsd.learn.health import warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
+from tsd.learn.ranks import Ranks, join_ranks
 from tsd.learn.rows import num_laid_out
 from tsd.learn.validation import load_record, mark_for_validation
 from tsd.model.files import model_path
@@ -65,7 +65,7 @@ class Trainer:
 
     config: Config
     run_dir: Path
-    group: Group
+    ranks: Ranks
     learner: Learner
     state: TrainState
     intake: Intake
@@ -97,7 +97,7 @@ class Trainer:
             for task in tasks:
                 task.cancel()
         await self.checkpoint(complete=not self.intake.stopping)
-        await asyncio.to_thread(end, self.group)
+        await asyncio.to_thread(end, self.ranks)
 
     async def heartbeat(self) -> None:
         while True:
@@ -133,7 +133,7 @@ class Trainer:
             if train.patience and (best := await asyncio.to_thread(load_record, self.run_dir)):
                 self.state = msgspec.structs.replace(self.state, num_worse=best.num_worse)
             self.advance(trajectories, self.intake.wait_s + seconds)
-            self.report(stats, trajectories, seconds)
+            self.write_row(stats, trajectories, seconds)
             if self.state.update % train.publish_every == 0:
                 self.state = msgspec.structs.replace(self.state, version=self.state.version + 1)
                 await self.publish()
@@ -147,12 +147,12 @@ class Trainer:
     def learn(self, trajectories: list[Trajectory]) -> Stats | None:
         """Shares the batch with the other ranks and takes this rank's part. Runs in a thread."""
         version, number = self.state.version, self.state.update
-        return give(self.group, self.learner, Learn(version, number, tuple(trajectories)))
+        return give(self.ranks, self.learner, Learn(version, number, tuple(trajectories)))
 
     async def publish(self) -> None:
         """The weights as they are, under the version of the state."""
         started = time.monotonic()
-        update = await asyncio.to_thread(give, self.group, self.learner, Gather(self.state.version))
+        update = await asyncio.to_thread(give, self.ranks, self.learner, Gather(self.state.version))
         gathered = time.monotonic()
         history = await self.weights.publish(update)
         newest = history.newest
@@ -195,7 +195,7 @@ class Trainer:
             elapsed_s=state.elapsed_s + seconds,
         )
 
-    def report(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
+    def write_row(self, stats: Stats, trajectories: list[Trajectory], seconds: float) -> None:
         state, count, inbox = self.state, len(trajectories), self.intake.inbox
         if self.config.observe.trajectories:
             with (self.run_dir / USED_FILE).open("ab") as file:
@@ -237,7 +237,7 @@ class Trainer:
         state = msgspec.structs.replace(self.state, complete=complete)
 
         def save(directory: Path) -> None:
-            give(self.group, self.learner, Save(str(directory)))
+            give(self.ranks, self.learner, Save(str(directory)))
             keep_newest(self.run_dir, directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
@@ -261,18 +261,18 @@ def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
     return {name: fmean(part[name] for part in parts if name in part) for name in sorted({*chain(*parts)})}
 
 
-def make_learner(config: Config, checkpoint: Path | None, group: Group) -> Learner:
+def make_learner(config: Config, checkpoint: Path | None, ranks: Ranks) -> Learner:
     """Raises ValueError where the configuration names no model."""
     if config.engine.kind == "mock":
-        return MockLearner(config, checkpoint, group)
-    return PolicyLearner(config, model_path(config.model.path), checkpoint, group)
+        return MockLearner(config, checkpoint, ranks)
+    return PolicyLearner(config, model_path(config.model.path), checkpoint, ranks)
 
 
-async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> None:
+async def lead(config: Config, run_dir: Path, sockets: str, ranks: Ranks) -> None:
     """Rank 0's whole life."""
     checkpoint = latest_checkpoint(run_dir)
     state = load_state(checkpoint) if checkpoint else TrainState()
-    learner, addresses, queue = make_learner(config, checkpoint, group), Addresses(sockets), config.transport.queue
+    learner, addresses, queue = make_learner(config, checkpoint, ranks), Addresses(sockets), config.transport.queue
     with ExitStack() as stack:
         board = stack.enter_context(open_tensorboard(run_dir, config.observe, state.update))
         metrics = stack.enter_context(MetricsWriter(run_dir, board))
@@ -294,7 +294,7 @@ async def lead(config: Config, run_dir: Path, sockets: str, group: Group) -> Non
         progress = stack.enter_context(ProgressPublisher(context, addresses.progress))
         metrics.event("trainer-0", f"trains from update {state.update}")
         intake = Intake(config, inbox, state, report=event)
-        await Trainer(config, run_dir, group, learner, state, intake, weights, progress, metrics).run()
+        await Trainer(config, run_dir, ranks, learner, state, intake, weights, progress, metrics).run()
 
 
 async def train(run_dir: Path, rank: int, world: int, sockets: str) -> None:
@@ -304,15 +304,15 @@ async def train(run_dir: Path, rank: int, world: int, sockets: str) -> None:
     if config.model.dtype == "bfloat16":
         # On a GPU: TF32 holds bfloat16's values exactly, and their sums are float32; 1.7 times as quick on an H100.
         torch.set_float32_matmul_precision("high")
-    with join_group(rank, world, config.transport.timeout_s) as group:
+    with join_ranks(rank, world, config.transport.timeout_s) as ranks:
         if rank == 0:
-            await lead(config, run_dir, sockets, group)
+            await lead(config, run_dir, sockets, ranks)
         else:
             # Rank 0 is told to stop too, and its empty batch ends this rank.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
             async with asyncio.TaskGroup() as tasks:
                 beating = tasks.create_task(beat(run_dir, f"trainer-{rank}"))
-                await asyncio.to_thread(follow, make_learner(config, latest_checkpoint(run_dir), group), group)
+                await asyncio.to_thread(follow, make_learner(config, latest_checkpoint(run_dir), ranks), ranks)
                 beating.cancel()
 
 

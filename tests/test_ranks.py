@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec, numpy as np, torch
 from safetensors.numpy import save_file
 from tsd.config import load_config
-from tsd.learn.group import join_group
+from tsd.learn.ranks import join_ranks
 from tsd.learn.learner import PolicyLearner
 from tsd.model.files import model_path
 from tests.support.trajectories import make_trajectory
@@ -38,25 +38,25 @@ def trajectory(number):
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
 settings = ["train.micro_batch_tokens=120", "method.kind=best-of-n"]
 config = load_config(None, settings)
-with join_group(rank, world, 60) as group:
-    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, group)
+with join_ranks(rank, world, 60) as ranks:
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, ranks)
     stats = [learner.learn(batch, 0, number) for number, batch in enumerate(batches)]
     weights = learner.weights(1)
     directory = out / f"{world}"
     directory.mkdir(exist_ok=True)
     learner.save(directory)
-    group.broadcast(b"saved" if rank == 0 else None)
+    ranks.broadcast(b"saved" if rank == 0 else None)
     drift = {}  # one learner takes two steps on a batch, another the same two in two calls
     for inner in (1, 2):
         mixed = [*settings, "model.dtype=bfloat16", f"train.num_inner_steps={inner}", "loss.c_kl=0"]
-        other = PolicyLearner(load_config(None, mixed), model_path("builtin:countdown-tiny"), None, group)
+        other = PolicyLearner(load_config(None, mixed), model_path("builtin:countdown-tiny"), None, ranks)
         for number in range(2 // inner):
             other.learn(batches[0], 0, number)
         drift[inner] = other.weights(1).tensors
     if rank == 0:
         apart = max(float(abs(drift[1][name] - drift[2][name]).max()) for name in drift[1])
         assert apart == 0, f"two steps on a batch and the same one by one are {apart} apart"
-    again = PolicyLearner(config, model_path("builtin:countdown-tiny"), out / f"{world}", group)
+    again = PolicyLearner(config, model_path("builtin:countdown-tiny"), out / f"{world}", ranks)
     stats.append(again.learn(batches[0], 0, 2))
 if rank == 0:
     save_file(weights.tensors, out / f"{world}.safetensors")

@@ -21,7 +21,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """Of states that are split over ranks: gathered on rank 0."""
 
 
-class Group:
+class Ranks:
     """Rank and size, and what an update needs the others for. Every rank makes the same calls in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
@@ -77,11 +77,11 @@ class Group:
 
 
 @contextmanager
-def join_group(rank: int, size: int, timeout_s: float) -> Iterator[Group]:
+def join_ranks(rank: int, size: int, timeout_s: float) -> Iterator[Ranks]:
     """Meets the other ranks (gloo on CPU, nccl on GPUs) and leaves them at the end."""
     device = own_device()
     if size == 1:
-        yield Group(device=device)
+        yield Ranks(device=device)
         return
     # The launcher gives the meeting point to all ranks; torch reads MASTER_ADDR and MASTER_PORT itself.
     assert "MASTER_PORT" in os.environ, "the launcher sets MASTER_ADDR and MASTER_PORT"
@@ -94,6 +94,6 @@ def join_group(rank: int, size: int, timeout_s: float) -> Iterator[Group]:
         device_id=device if device.type == "cuda" else None,
     )
     try:
-        yield Group(rank, size, device)
+        yield Ranks(rank, size, device)
     finally:
         dist.destroy_process_group()
