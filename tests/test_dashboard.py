@@ -1,7 +1,9 @@
 """The dashboard: what a run's rows come to, and how it is drawn."""
 
 import asyncio
+import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -214,6 +216,18 @@ async def test_whoever_watches_sees_a_run_to_its_end(tmp_path: Path, terminal: b
             metrics.write(make_phase("done", START + 900, "solved more"))
     assert "update 30/200" in out.getvalue()
     assert "done: solved more" in out.getvalue()
+
+
+async def test_a_board_whose_terminal_is_gone_goes_on_and_says_so_once(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    told = list[OSError]()
+    with os.fdopen(theirs, "w") as terminal, MetricsWriter(tmp_path) as metrics:
+        board = Board(tmp_path, Console(file=terminal, width=80), lost=told.append)
+        os.close(ours)
+        metrics.write(make_phase("done", START))
+        await board.follow(to_the_end=True)
+    assert [error.errno for error in told] == [errno.EIO]
+    assert board.state.phase == "done"
 
 
 async def test_an_ended_run_is_drawn_once_as_it_was_then(tmp_path: Path) -> None:

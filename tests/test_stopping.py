@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.launching import FAKE, GONE_AFTER_S, PATIENCE_S, Launched, launched, until
 from tsd.model.files import model_path
+from tsd.observe.metrics import MetricsReader, Told
 
 DRIVER = """
 import sys
@@ -36,6 +37,10 @@ def _launched(run_dir: Path, how: str = "new") -> AbstractContextManager[Launche
     return launched([sys.executable, "-c", DRIVER, str(FAKE), str(run_dir), how])
 
 
+def _events(run_dir: Path) -> list[str]:
+    return [row.text for row in MetricsReader(run_dir).read() if isinstance(row, Told)]
+
+
 def _searching(run_dir: Path) -> bool:
     return all((run_dir / f"searching-generator-{index}").exists() for index in (0, 1))
 
@@ -52,7 +57,7 @@ def _in_training(run_dir: Path) -> Iterator[Launched]:
         yield launched
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_a_run_in_order_and_resume_continues(tmp_path: Path, number: signal.Signals, code: int) -> None:
     run_dir = tmp_path / "run"
     with _in_training(run_dir) as launched:
@@ -66,6 +71,44 @@ def test_a_signal_stops_a_run_in_order_and_resume_continues(tmp_path: Path, numb
     with _launched(run_dir, "resume") as launched:
         assert launched.process.wait(GONE_AFTER_S) == 0
         assert launched.alive() == []
+    assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
+
+
+def test_a_run_whose_terminal_is_gone_is_told_twice_and_ends_with_its_last_words(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(run_dir) as launched:
+        assert launched.process.stdout is not None
+        launched.process.stdout.close()
+        for _ in range(2):
+            launched.process.send_signal(signal.SIGHUP)
+        assert launched.process.wait(GONE_AFTER_S) == 129
+        assert launched.alive() == []
+    assert (run_dir / "checkpoints" / "update-000003" / "state.json").exists(), "the trainer wrote a checkpoint"
+    assert any(text.startswith("stopping: on SIGHUP") for text in _events(run_dir))
+
+
+def test_under_nohup_a_run_goes_on_without_its_terminal(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as a child inherits it
+    try:
+        with _in_training(run_dir) as launched:
+            launched.process.send_signal(signal.SIGHUP)
+            (run_dir / "release").touch()
+            assert launched.process.wait(GONE_AFTER_S) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_output_is_closed_goes_on_and_says_so(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with _in_training(run_dir) as launched:
+        assert launched.process.stdout is not None
+        launched.process.stdout.close()
+        (run_dir / "release").touch()
+        assert launched.process.wait(GONE_AFTER_S) == 0
+        assert launched.alive() == []
+    said = [text for text in _events(run_dir) if text.startswith("nobody reads the output any more (Broken pipe)")]
+    assert len(said) == 1
     assert json.loads((run_dir / "summary.json").read_text())["num_updates"] == 5
 
 

@@ -52,7 +52,9 @@ def launched(command: Sequence[str]) -> Iterator[Launched]:
     finally:
         for process in launched.alive():
             process.kill()
-        launched.process.communicate(timeout=PATIENCE_S)
+        if launched.process.stdout is not None and not launched.process.stdout.closed:
+            launched.process.communicate(timeout=PATIENCE_S)
+        launched.process.wait(PATIENCE_S)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:

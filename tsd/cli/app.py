@@ -17,6 +17,7 @@ from tsd import __version__
 from tsd.cli import make, view
 from tsd.cli.make import Seed, Settings
 from tsd.errors import TaskError, TsdError
+from tsd.observe.output import lasting
 from tsd.observe.printable import printable
 
 Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
@@ -69,7 +70,8 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _complain(line: str, code: int) -> int:
-    print(printable(line, keep="\n"), file=sys.stderr)
+    with lasting(sys.stderr, lambda error: None):  # the exit code tells it all the same
+        print(printable(line, keep="\n"), file=sys.stderr, flush=True)
     return code
 
 
@@ -137,7 +139,9 @@ def launch(
     if dry_run:
         print(plan(request))
         return
-    print(run(request, Console(), look_over).describe())
+    report = run(request, Console(), look_over).describe()
+    with lasting(sys.stdout, lambda error: None):  # it is in summary.json
+        print(report, flush=True)
 
 
 @app.command("eval")

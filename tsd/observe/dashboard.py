@@ -6,9 +6,10 @@ Reads metrics rows and nothing else; knows nothing about processes. Words and sh
 import asyncio
 import io
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -33,6 +34,7 @@ from tsd.observe.metrics import (
     UpdateRow,
     WeightsRow,
 )
+from tsd.observe.output import lasting
 from tsd.observe.printable import printable
 from tsd.observe.state import ENDED, RunState
 
@@ -96,10 +98,21 @@ def plain_line(row: MetricsRow) -> str | None:
 
 
 class Board:
-    """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere. Hands new rows on to `also`."""
+    """Shows a run while it runs: drawn in a terminal, as plain lines elsewhere. Hands new rows on to `also`.
 
-    def __init__(self, run_dir: Path, console: Console, also: Sequence[Sink] = ()) -> None:
+    Where nobody reads what it shows any more, `lost` is told, and it goes on without; with no `lost` that is
+    an error.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        console: Console,
+        also: Sequence[Sink] = (),
+        lost: Callable[[OSError], object] | None = None,
+    ) -> None:
         self._run_dir, self._reader, self._console, self._also = run_dir, MetricsReader(run_dir), console, also
+        self._output = partial(lasting, console.file, lost) if lost else nullcontext
         self._drawn = console.is_terminal and not console.is_dumb_terminal
         self.state = RunState(name=str(run_dir), glance=read_glance(run_dir))
         for row in self._reader.read():  # of earlier launches
@@ -107,16 +120,19 @@ class Board:
 
     async def follow(self, to_the_end: bool = False) -> None:
         """Until cancelled, or with `to_the_end` until the run ends; what is new then is still shown."""
-        with ExitStack() as stack:
-            live = None
-            if self._drawn:
-                live = stack.enter_context(Live(console=self._console, auto_refresh=False))
-            try:
-                while not (to_the_end and self.state.phase in ENDED):
-                    self._show(live)
-                    await asyncio.sleep(REFRESH_S)
-            finally:
+        live = Live(console=self._console, auto_refresh=False) if self._drawn else None
+        try:
+            if live is not None:
+                with self._output():
+                    live.start()
+            while not (to_the_end and self.state.phase in ENDED):
                 self._show(live)
+                await asyncio.sleep(REFRESH_S)
+        finally:
+            self._show(live)
+            if live is not None:
+                with self._output():
+                    live.stop()
 
     def _show(self, live: Live | None) -> None:
         for row in self._reader.read():
@@ -125,10 +141,12 @@ class Board:
                 sink.write(row)
             if live is None and (line := plain_line(row)) is not None:
                 # Not the console's own print: where the reader has gone, that one exits from inside the event loop.
-                print(line, file=self._console.file, flush=True)
+                with self._output():
+                    print(line, file=self._console.file, flush=True)
         if live is not None:
             self.state.glance = read_glance(self._run_dir)
-            live.update(self.picture(), refresh=True)
+            with self._output():
+                live.update(self.picture(), refresh=True)
 
     def picture(self) -> RenderableType:
         """As it is now; of an ended run, as it was at its end."""

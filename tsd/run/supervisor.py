@@ -9,7 +9,7 @@
     watch             wakes every second; a process whose event loop has stood still for long is killed, and so replaced
     board             wakes twice a second and shows the rows that all processes write
 
-SIGINT or SIGTERM cancels all of it: leaving `Children` is what stops the processes, and trainers then write a
+SIGINT, SIGTERM or SIGHUP cancels all of it: leaving `Children` is what stops the processes, and trainers then write a
 checkpoint. Knows nothing about what the processes say to each other.
 """
 
@@ -44,6 +44,7 @@ RESTART_DELAYS_S = (1.0, 4.0, 16.0)
 GOOD_LIFE_S = 10.0
 """A generator that has searched for so long is well: its next death counts as the first."""
 VALIDATION_POLL_S = 1.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -85,10 +86,15 @@ class Run:
 async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
     """Does what is left of a run, from its first evaluation to its summary.
 
-    Raises ProcessError when a process fails it, Stopped after SIGINT or SIGTERM; no process is left in any case.
+    Raises ProcessError when a process fails it, Stopped after a signal; no process is left in any case.
     """
-    board = Board(run.directory, console, run.sinks)
     with MetricsWriter(run.directory) as metrics:
+
+        def lost(error: OSError) -> None:
+            said = f"nobody reads the output any more ({error.strerror}): nothing is printed from here on"
+            metrics.event(LAUNCHER, f"{said}; tsd watch {run.directory} shows the run")
+
+        board = Board(run.directory, console, run.sinks, lost)
         children = Children(run.stop_grace_s, [lock], report=metrics.write)
         with _stopped_by_signals(run.directory, children, metrics), _first_error():
             async with asyncio.TaskGroup() as group:
@@ -324,7 +330,10 @@ def _changed_at(path: Path) -> int:
 
 @contextmanager
 def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWriter) -> Iterator[None]:
-    """The first SIGINT or SIGTERM cancels the current task, another one kills. Raises Stopped when all has ended."""
+    """The first of STOPPING cancels the current task, another one kills. Raises Stopped when all has ended.
+
+    SIGHUP comes twice where a shell ends with its terminal, so it kills nothing; and it is nothing under nohup.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "called in a task"
     received: list[signal.Signals] = []
@@ -332,12 +341,13 @@ def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWrite
     def receive(number: signal.Signals) -> None:
         received.append(number)
         if len(received) > 1:
-            return children.kill()
+            return children.kill() if number != signal.SIGHUP else None
         about = f"on {number.name}; trainers write a checkpoint; once more to kill them"
         metrics.write(PhaseRow(phase="stopping", about=about))
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [one for one in STOPPING if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
+    for number in numbers:
         loop.add_signal_handler(number, receive, number)
     try:
         yield
@@ -346,7 +356,7 @@ def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWrite
             raise
         raise Stopped(run_dir, received[0]) from None
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 
