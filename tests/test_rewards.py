@@ -18,9 +18,10 @@ from tests.support.launching import launched
 from tests.support.runs import MOCK, SHORT, TSD, finish, summary, updates
 from tsd.config import Config, PuctConfig, RewardConfig, SearchConfig, load_config, save_config
 from tsd.engine.mock import CharCodec, MockEngine
+from tsd.errors import TaskError
 from tsd.search import Tree, plant, record, resume, search_by_puct, tree_hash
 from tsd.tasks.countdown import Countdown, make_problem
-from tsd.tasks.rewards import GROUP, load_rewards, make_grader
+from tsd.tasks.rewards import GROUP, Mix, load_rewards, make_grader
 from tsd.trainer.trainer import mean_rewards
 from tsd.types import Expansion, Grade, Grader, Problem
 
@@ -112,6 +113,16 @@ def test_a_reward_that_fails_counts_as_minus_one_and_is_told_of_once(response: s
     assert [worth(PROBLEM, response, 3).reward for _ in range(3)] == [-1.0] * 3
     (line,) = said
     assert line.startswith(f"reward failing failed on {PROBLEM.id} and counts as -1.0: ValueError(")
+
+
+def test_a_reward_that_hangs_ends_the_run() -> None:
+    def hanging(problem: Problem, response: str, num_tokens: int, grade: Grade, /) -> float:
+        while True:
+            pass
+
+    mix = Mix(Countdown(), {"hanging": hanging}, {"hanging": 1.0}, print, limit_s=0.05)
+    with pytest.raises(TaskError, match=r"^reward hanging: not done after 0.05 s .* at .*test_rewards\.py:\d+; "):
+        mix(PROBLEM, "0.5", 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Evaluation beside training: which checkpoints wait for it, what is kept, when training ends, and what is shown."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tsd.report.export import export
 from tsd.report.figures import validations
 from tsd.report.page import page
 from tsd.report.run import read_run
+from tsd.run.launch import Request, dry_run
 
 KEEP = TrainConfig(keep_best=True, checkpoints_kept=1)
 
@@ -111,6 +113,12 @@ def test_a_run_comes_to_its_best_where_that_is_kept_and_says_why(tmp_path: Path)
     assert why_chosen(tmp_path, best) == why
     assert chosen_checkpoint(tmp_path, keep_best=False) == newest
     assert why_chosen(tmp_path, newest) == "the newest, after update 2"
+
+
+def test_a_plan_names_what_evaluates_beside_training() -> None:
+    plan = dry_run(Request(overrides=("evaluate.every=50",), gpus="0-1:gen,2:train"))
+    assert "820 held-out problems x 16 samples; 100 others every 50 updates" in plan
+    assert re.search(r"generator-1 +GPU 1 .*\nvalidation +GPU 0 ", plan)
 
 
 def test_an_export_is_of_the_best(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class ProcessError(TsdError):
 
 
 class TaskError(TsdError):
-    """Raised when a task of a user's own fails, or returns what it must not."""
+    """Raised when a task of a user's own fails, or returns what it must not, or when a reward hangs."""
 
 
 class DivergedError(TsdError):

@@ -300,7 +300,8 @@ class Reward(Protocol):
     """One of the rewards that training mixes. Packages register theirs under the entry-point group `tsd.rewards`.
 
     Called in a generator's event loop for every finished response, so it should be quick. What it returns is clipped
-    to [-1, 1]; where it raises, or returns what is no finite number, the response is worth -1 by it.
+    to [-1, 1]; where it raises, or returns what is no finite number, the response is worth -1 by it. One that takes
+    longer than task.grade_timeout_s ends the run.
     """
 
     def __call__(self, problem: Problem, response: str, num_tokens: int, grade: Grade, /) -> float:

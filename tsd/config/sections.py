@@ -38,7 +38,8 @@ class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the prompt is worded: `chat` with an instruction, `compact` without; `digits` leaves out what the tiny model
     cannot read, which is all but digits and signs. Countdown's compact form is the tiny model's own."""
     grade_timeout_s: Positive = 10.0
-    """Tasks of others: longest that one prompt or one grade may take; a task that takes longer ends the run."""
+    """Tasks and rewards of others: longest that one prompt, grade or reward may take; what takes longer ends the
+    run."""
     num_train: Count = 20_000
     """Training problems; generators go through them in a seeded order, again and again."""
 

@@ -5,15 +5,12 @@ file and line, and the problem. Knows nothing about built-in tasks, which are no
 """
 
 import math
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
 
 from tsd.errors import TaskError
+from tsd.tasks.limit import Overdue, limited
 from tsd.tasks.outside import place
 from tsd.types import Grade, Problem, PromptStyle, Split, Task
 
@@ -61,9 +58,9 @@ class Checked:
 
     def _called(self, part: str, problem: Problem, call: Callable[[], object]) -> object:
         try:
-            with _limited(self._limit_s):
+            with limited(self._limit_s):
                 return call()
-        except (Exception, _Overdue) as error:
+        except (Exception, Overdue) as error:
             raise self._fault(part, problem.text, error) from error
 
     def _worth(self, found: Any, about: str) -> float:
@@ -94,31 +91,3 @@ class Checked:
         """One line, whatever the task's own words are."""
         line = f"task {self.name}: {part}: {what}; the problem: {about}"
         return TaskError(" ".join(line.split())[:LONGEST_FAULT])
-
-
-class _Overdue(BaseException):
-    """Raised in a task that takes too long; no `except Exception` of its own catches it."""
-
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
-
-    def __repr__(self) -> str:
-        return f"not done after {self.limit_s:g} s (task.grade_timeout_s)"
-
-
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raises _Overdue out of whatever runs that long; in the main thread, where signals come in, as all of a run is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise _Overdue(seconds)
-
-    before, left = signal.signal(signal.SIGALRM, expire), signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *left)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

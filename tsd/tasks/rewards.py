@@ -12,6 +12,9 @@ from importlib.metadata import EntryPoint, entry_points
 import msgspec
 
 from tsd.config import Config, RewardConfig
+from tsd.errors import TaskError
+from tsd.tasks.limit import Overdue, limited
+from tsd.tasks.outside import place
 from tsd.types import Grade, Grader, Problem, Reward, Task
 
 GROUP = "tsd.rewards"
@@ -37,6 +40,8 @@ class Mix:
     weights: Mapping[str, float]
     report: Callable[[str], None]
     """Told of the first failure of each reward."""
+    limit_s: float
+    """A reward that takes longer ends the run."""
     failed: set[str] = field(default_factory=set)
 
     def __call__(self, problem: Problem, response: str, num_tokens: int, /) -> Grade:
@@ -46,9 +51,10 @@ class Mix:
         return msgspec.structs.replace(own, reward=_clipped(total / sum(map(abs, self.weights.values()))), parts=parts)
 
     def _part(self, name: str, problem: Problem, response: str, num_tokens: int, grade: Grade) -> float:
-        """One reward. Whatever somebody else's code does, the run goes on."""
+        """One reward. Whatever somebody else's code raises, the run goes on; where it hangs, it ends."""
         try:
-            worth = float(self.rewards[name](problem, response, num_tokens, grade))
+            with limited(self.limit_s):
+                worth = float(self.rewards[name](problem, response, num_tokens, grade))
             if not math.isfinite(worth):
                 raise ValueError(f"expected a finite number, found {worth}")
         except Exception as error:  # noqa: BLE001
@@ -56,6 +62,8 @@ class Mix:
                 self.failed.add(name)
                 self.report(f"reward {name} failed on {problem.id} and counts as {WORST}: {error!r}")
             return WORST
+        except Overdue as error:
+            raise TaskError(f"reward {name}: {error!r}{place(error)}; the problem: {problem.id}") from error
         return _clipped(worth)
 
 
@@ -65,7 +73,7 @@ def make_grader(
     """None where the task's own grade is all that counts. Raises ValueError for what cannot be, as `load_rewards`."""
     if config.reward == RewardConfig():
         return None
-    return Mix(task, load_rewards(config, registered), config.reward.weights, report)
+    return Mix(task, load_rewards(config, registered), config.reward.weights, report, config.task.grade_timeout_s)
 
 
 def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None) -> dict[str, Reward]:
