@@ -15,7 +15,8 @@ from tests.support.launching import launched, until
 from tests.support.runs import SMALL, TSD, finish, summary
 from tsd.config import TaskConfig
 from tsd.tasks import make_task
-from tsd.tasks.gym import GRADE_S, ILLEGAL, Gym
+from tsd.tasks.gym import ILLEGAL, Gym
+from tsd.tasks.worker import GRADE_S
 from tsd.types import Grade, Problem, Split, Task
 
 pytest.importorskip("reasoning_gym", reason="needs pip install 'tsd[reasoning-gym]'")

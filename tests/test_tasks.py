@@ -20,7 +20,8 @@ from tsd.tasks import make_task
 from tsd.tasks.answers import SIGNS, ask
 from tsd.tasks.countdown import Countdown
 from tsd.tasks.outside import GROUP
-from tsd.tasks.words import EXACT, ILLEGAL, WRONG, Words, read_number
+from tsd.tasks.questions import EXACT, ILLEGAL, WRONG
+from tsd.tasks.words import Words, read_number
 from tsd.types import Problem, Split, Task
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,10 @@ def test_a_task_is_built_in_or_registered() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mien", "expected one of countdown, gone, half, mine, reasoning-gym, text, words, or FILE.py:CLASS, found 'm"),
+        (
+            "mien",
+            "expected one of countdown, gone, half, math, mine, reasoning-gym, text, words, or FILE.py:CLASS, found 'm",
+        ),
         ("gone", "'gone' cannot be loaded: AttributeError"),
         ("text", r"'text' cannot be loaded: TypeError\('expected a callable, found str'\)"),
         ("half", "'half' cannot be loaded: TypeError.*what it makes has no name, parse, problems, prompt, grade"),
@@ -93,7 +97,7 @@ def test_a_launch_refuses_an_unknown_task_before_anything_starts(tmp_path: Path)
     with launched([*TSD, *MOCK, "--set", "task.name=coutdown", "--run-dir", str(tmp_path / "run")]) as run:
         output, _ = run.process.communicate(timeout=50)
     assert run.process.returncode == 2
-    assert output.startswith("error: task.name: expected one of countdown, reasoning-gym, words")
+    assert output.startswith("error: task.name: expected one of countdown, math, reasoning-gym, words")
     assert len(output.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -19,13 +19,14 @@ class TaskConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[task]: what is learned."""
 
     name: str = "countdown"
-    """The task: `countdown`, `words`, `reasoning-gym`, a name that a package registers, or your own FILE.py:CLASS."""
+    """The task: `countdown`, `words`, `math`, `reasoning-gym`, a name that a package registers, or your own
+    FILE.py:CLASS."""
     path: str = ""
-    """words: the problems. A JSONL file, `{"question":"...","answer":"72"}` a line; a Parquet file; a directory that
-    `datasets` saved; or `hf:NAME` or `hf:NAME:CONFIG`, a data set of the Hugging Face Hub. All but JSONL need the extra
-    `datasets`."""
+    """words, math: the problems. A JSONL file, `{"question":"...","answer":"72"}` a line; a Parquet file; a directory
+    that `datasets` saved; or `hf:NAME` or `hf:NAME:CONFIG`, a data set of the Hugging Face Hub. All but JSONL need the
+    extra `datasets`."""
     columns: dict[Literal["question", "answer"], str] = field(default_factory=dict)
-    """words: which columns hold question and answer, where they have other names: `{question=problem}`."""
+    """words, math: which columns hold question and answer, where they have other names: `{question=problem}`."""
     dataset: str = ""
     """reasoning-gym: which of its data sets."""
     options: dict[str, bool | int | float | str | list[bool | int | float | str]] = field(default_factory=dict)

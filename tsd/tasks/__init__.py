@@ -7,6 +7,7 @@ from tsd.config import TaskConfig
 from tsd.tasks.checked import Checked
 from tsd.tasks.countdown import Countdown
 from tsd.tasks.gym import Gym
+from tsd.tasks.mathematics import Math
 from tsd.tasks.outside import make_outside
 from tsd.tasks.words import Words
 from tsd.types import Task
@@ -14,6 +15,7 @@ from tsd.types import Task
 BUILT_IN: dict[str, Callable[[TaskConfig], Task]] = {
     "countdown": Countdown,
     "words": Words,
+    "math": Math,
     "reasoning-gym": Gym,
 }
 

@@ -15,8 +15,9 @@ from tsd.config import TaskConfig
 from tsd.tasks.answers import ask
 from tsd.tasks.splits import in_split
 from tsd.tasks.tables import Row, read_row, read_tables
-from tsd.types import Problem, PromptStyle, Split
+from tsd.types import Grade, Problem, PromptStyle, Split
 
+EXACT, WRONG, ILLEGAL = Grade(1.0, True, True), Grade(0.0, False, True), Grade(-1.0, False, False)
 OWN: dict[Split, str] = {"heldout": "test", "validation": "validation", "train": "train"}
 """What data sets call these splits. A problem that is in several counts to the first."""
 

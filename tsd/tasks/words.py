@@ -7,8 +7,8 @@ was found.
 import re
 from fractions import Fraction
 
-from tsd.tasks.answers import answer_of
-from tsd.tasks.questions import Questions
+from tsd.tasks.answers import RESULT_MARK, answer_of, boxed
+from tsd.tasks.questions import EXACT, ILLEGAL, WRONG, Questions
 from tsd.types import Grade, Problem
 
 LONGEST_NUMBER, LONGEST_ANSWER = 60, 200
@@ -17,10 +17,7 @@ DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 NUMBER = re.compile(rf"([-+]?)\s*\$?\s*([-+]?)({DIGITS})(?:[eE]([-+]?[0-9]{{1,3}}))?(?:\s*/\s*({DIGITS}))?\s*%?\.?")
 UNIT = re.compile(r"(?<=[0-9])\s*[^\W\d_][^\d]*$")
 """Words after a number, such as `apples` or `km per hour`."""
-BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
-RESULT_MARK = "####"
-EXACT, WRONG, ILLEGAL = Grade(1.0, True, True), Grade(0.0, False, True), Grade(-1.0, False, False)
 
 
 def read_number(text: str) -> Fraction | None:
@@ -31,8 +28,7 @@ def read_number(text: str) -> Fraction | None:
     """
     if len(text) > LONGEST_ANSWER:
         return None
-    boxed = BOXED.findall(text)
-    text = (boxed[-1] if boxed else text).translate(MINUS).strip()
+    text = (boxed(text) or text).translate(MINUS).strip()
     found = NUMBER.fullmatch(text) or NUMBER.fullmatch(UNIT.sub("", text))
     if found is None or len(found[0]) > LONGEST_NUMBER or (found[1] and found[2]):
         return None

@@ -1,4 +1,5 @@
-"""Makes problems of a reasoning-gym data set and scores answers to them. Run as a plain file, by `tsd.tasks.gym`.
+"""Scores answers by a library: reasoning-gym, which makes problems too, or math-verify. Run as a plain file, by
+`tsd.tasks.worker`.
 
     requests -> this process, which has the library -> a fork of it with limits, which runs the scorers
                 killed when late, and forked anew, in milliseconds
@@ -13,29 +14,31 @@ import resource
 import select
 import signal
 import sys
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
 BLOCK = 10_000
 """Numbers of one seed. A data set makes number `i` of seed `s` with `Random(s + i)`: seeds are a block apart."""
-SCORE_S = 1.0
+SCORE_S = 0.7
 SCORE_CPU_S = 2
 """Of processor time, in whole seconds: ends a scorer even when nobody is left to kill it."""
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 2 * 2**30
 REFUSED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "signal.", "pty.", "tempfile.", "webbrowser.")
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Problems:
-    """A data set's problems, by number."""
+    """The problems of a reasoning-gym data set, by number."""
 
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, options: str) -> None:
         import reasoning_gym
 
-        self._create = lambda seed: reasoning_gym.create_dataset(name, seed=seed, size=BLOCK, **options)
-        self.block = lru_cache(4)(self._create)
+        self._create = partial(reasoning_gym.create_dataset, name, size=BLOCK, **json.loads(options))
+        self.block = lru_cache(4)(lambda seed: self._create(seed=seed))
         self.entry = lru_cache(4096)(self._entry)
+        self.entry(0)
 
     def _entry(self, number: int) -> dict[str, Any]:
         entry: dict[str, Any] = self.block(number - number % BLOCK)[number % BLOCK]
@@ -48,15 +51,45 @@ class Problems:
         return float(self.block(number - number % BLOCK).score_answer(answer, self.entry(number)))
 
 
+FORMS = ("\\frac{1}{2}", "x^2+1", "\\sin^2 x", "x=3,y=4", "(1,2)", "\\text{a}", "\\begin{pmatrix}1&2\\end{pmatrix}")
+"""Of answers: whoever has read them once reads the next in a tenth of the time."""
+
+
+class Answers:
+    """Mathematical answers, by what they should be."""
+
+    def __init__(self) -> None:
+        import math_verify
+
+        configs = math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()
+        # Its own limits are signals, which no scorer needs: whoever is late is killed.
+        self._parse = partial(math_verify.parse, extraction_config=configs, parsing_timeout=None)
+        self._verify = partial(math_verify.verify, timeout_seconds=None)
+        for form in FORMS:
+            self._verify(self._read(form), self._read(f"0+{form}"))
+
+    def score(self, expected: str, answer: str) -> float:
+        """1 where they are equal, else 0. Raises ValueError for an answer that is no mathematics."""
+        if not (found := self._read(answer)):
+            raise ValueError("no mathematics")
+        return float(self._verify(self._read(expected), found))
+
+    def _read(self, text: str) -> Any:
+        return self._parse(f"\\boxed{{{text}}}")
+
+
+LIBRARIES: dict[str, Callable[..., Any]] = {"reasoning-gym": Problems, "math-verify": Answers}
+
+
 class Scorer:
     """A fork that scores one answer after another, until one takes too long."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Any) -> None:
         self._problems = problems
         self._fork()
 
     def score(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Nothing where the scorer fails, dies or is late; it then is a new one."""
+        """Nothing where the scorer fails, dies or is late; it then must be renewed."""
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
@@ -67,9 +100,12 @@ class Scorer:
         if line.endswith(b"\n"):
             said: dict[str, Any] = json.loads(line)
             return said
+        return {}
+
+    def renew(self) -> None:
+        """Kills the fork and makes another."""
         self._end()
         self._fork()
-        return {}
 
     def _fork(self) -> None:
         (their_requests, requests), (replies, their_replies) = os.pipe(), os.pipe()
@@ -95,7 +131,7 @@ class Scorer:
             return
 
 
-def _serve(problems: Problems, requests: BinaryIO, replies: int) -> None:
+def _serve(problems: Any, requests: BinaryIO, replies: int) -> None:
     """The fork's whole life: a number for each answer, or what was wrong with it."""
     for limit, value in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, MEMORY_BYTES)):
         resource.setrlimit(limit, (value, value))
@@ -124,14 +160,13 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError("scorers write no files")
 
 
-def main(name: str, options: str) -> None:
+def main(library: str, *arguments: str) -> None:
     """Answers requests until there are no more."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what the library prints is no reply
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a thread would not survive the fork
     try:
-        problems = Problems(name, json.loads(options))
-        problems.entry(0)
+        problems = LIBRARIES[library](*arguments)
     except Exception as error:  # noqa: BLE001
         replies.write(json.dumps({"error": repr(error)}).encode() + b"\n")
         return
@@ -147,6 +182,8 @@ def main(name: str, options: str) -> None:
             except Exception as error:  # noqa: BLE001
                 said = {"error": repr(error)}
         replies.write(json.dumps(said).encode() + b"\n")
+        if not said:  # only now: a fork that holds much memory takes long to end
+            scorer.renew()
 
 
 if __name__ == "__main__":
