@@ -128,7 +128,10 @@ def test_a_reward_that_hangs_ends_the_run() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lenght", "expected names out of exact, failing, format, gone, half, length, task, text, found 'lenght'"),
+        (
+            "lenght",
+            "expected names out of exact, failing, format, gone, half, length, model, task, text, found 'lenght'",
+        ),
         ("gone", "'gone' cannot be loaded from tests.test_rewards:absent: AttributeError"),
         ("text", "expected tests.test_rewards:NO_REWARD to be callable, found str"),
     ],
@@ -239,6 +242,8 @@ def test_a_launch_refuses_an_unknown_reward_before_anything_starts(tmp_path: Pat
     with launched([*TSD, *MOCK, *options]) as run:
         output, _ = run.process.communicate(timeout=50)
     assert run.process.returncode == 2
-    assert output.startswith("error: reward.weights: expected names out of exact, format, length, task, found 'lenght'")
+    assert output.startswith(
+        "error: reward.weights: expected names out of exact, format, length, model, task, found 'lenght'"
+    )
     assert len(output.splitlines()) == 1
     assert not (tmp_path / "run").exists()

@@ -52,11 +52,15 @@ class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Rewards by name, each in [-1, 1]: their weighted sum, divided by the sum of the weights' absolute values.
 
     `task` is the task's own, which may pay for near misses; `exact` is 1 for a solution, else -1; `format` is 1 for an
-    answer that obeys the rules, else -1; `length` is minus the tokens as a share of search.max_path_tokens; others come
-    from packages, see `tsd.types.Reward`. What is not named does not count, `task` included; a weight of 0
-    measures without counting."""
+    answer that obeys the rules, else -1; `length` is minus the tokens as a share of search.max_path_tokens; `model` is
+    what reward.model says; others come from packages, see `tsd.types.Reward`. What is not named does not count, `task`
+    included; a weight of 0 measures without counting."""
+    model: str = ""
+    """Directory of a reward model, any sequence classifier of Hugging Face; it counts by `weights.model`."""
 
     def __post_init__(self) -> None:
+        if ("model" in self.weights) != bool(self.model):
+            raise ValueError("reward.model and reward.weights.model: expected both or neither")
         if not 0 < sum(map(abs, self.weights.values())) < math.inf:
             raise ValueError(f"weights: expected finite numbers, one of them not 0, found {self.weights}")
 

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -32,9 +32,10 @@ from tsd.methods.index import ByIndex
 from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
-from tsd.search import plant
+from tsd.search import Tree, plant
 from tsd.search.calibration import RUNNING, load_calibration, save_calibration
 from tsd.tasks import make_task
+from tsd.tasks.reward_model import RewardModel, Scored
 from tsd.tasks.rewards import make_grader
 from tsd.transport.addresses import Addresses
 from tsd.transport.curve import generator_context
@@ -68,6 +69,7 @@ class Generator:
     reporter: Reporter
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
+    reward_model: RewardModel | None = None
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
@@ -91,7 +93,7 @@ class Generator:
             style, limits = config.task.style, config.search
             tree = plant(problem, self.task, self.codec, style, limits, grader=self.grader, seed=position)
             self.reporter.growing.append(tree)
-            collected = await self.method.collect(tree, self.engine)
+            collected = await self.method.collect(tree, self._engine_for(tree, problem))
             self.reporter.growing.remove(tree)
             self.reporter.count(tree)
             self.reporter.num_waiting += 1
@@ -100,6 +102,17 @@ class Generator:
             trajectories = [msgspec.structs.replace(one, num_generated=share, **whose) for one in collected]
             await self.outbox.put(trajectories, config.transport.timeout_s)
             self.reporter.num_waiting -= 1
+
+    def _engine_for(self, tree: Tree, problem: Problem) -> Engine:
+        """The engine; where there is a reward model, it has read what comes out."""
+        if (model := self.reward_model) is None:
+            return self.engine
+        question = self.task.prompt(problem, self.config.task.style)
+
+        async def read(responses: Sequence[Sequence[int]]) -> None:
+            await model.read(problem, question, [self.codec.decode(tokens) for tokens in responses])
+
+        return Scored(self.engine, read, len(tree.prompt))
 
     async def follow_trainer(self, life: str) -> None:
         """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
@@ -182,7 +195,8 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         hello, event = identify(run_dir, config), partial(metrics.event, f"generator-{index}")
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
         engine = await stack.enter_async_context(generation.engine)
-        grader = make_grader(task, config, event)
+        reward_model = await asyncio.to_thread(RewardModel, config.reward.model) if config.reward.model else None
+        grader = make_grader(task, config, event, model=reward_model)
         calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
         calibration.fade(KEPT_PATHS)
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
@@ -200,6 +214,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             metrics,
             reporter,
             grader,
+            reward_model,
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 

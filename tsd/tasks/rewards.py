@@ -1,6 +1,6 @@
 """What a response is worth in training: several rewards, each in [-1, 1], mixed by their weights.
 
-Four are built in; others come from any package that registers a `tsd.types.Reward` under the entry-point group
+Five are built in; others come from any package that registers a `tsd.types.Reward` under the entry-point group
 `tsd.rewards`. Evaluation does not pass through here. Knows nothing about search, or how a task comes to its own grade.
 """
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import msgspec
 
@@ -22,12 +23,13 @@ WORST, BEST = -1.0, 1.0
 
 
 def built_in(max_path_tokens: int) -> dict[str, Reward]:
-    """`task`, `exact`, `format` and `length`; nothing registered takes their names."""
+    """Nothing registered takes their names. `model` is a generator's to load."""
     return {
         "task": lambda problem, response, num_tokens, grade: grade.reward,
         "exact": lambda problem, response, num_tokens, grade: BEST if grade.exact else WORST,
         "format": lambda problem, response, num_tokens, grade: BEST if grade.well_formed else WORST,
         "length": lambda problem, response, num_tokens, grade: -min(1.0, num_tokens / max_path_tokens),
+        "model": lambda problem, response, num_tokens, grade: WORST,
     }
 
 
@@ -68,19 +70,31 @@ class Mix:
 
 
 def make_grader(
-    task: Task, config: Config, report: Callable[[str], None], registered: Iterable[EntryPoint] | None = None
+    task: Task,
+    config: Config,
+    report: Callable[[str], None],
+    registered: Iterable[EntryPoint] | None = None,
+    model: Reward | None = None,
 ) -> Grader | None:
-    """None where the task's own grade is all that counts. Raises ValueError for what cannot be, as `load_rewards`."""
+    """None where the task's own grade is all that counts; `model` is what `reward.model` names.
+
+    Raises ValueError for what cannot be, as `load_rewards`.
+    """
     if config.reward == RewardConfig():
         return None
-    return Mix(task, load_rewards(config, registered), config.reward.weights, report, config.task.grade_timeout_s)
+    rewards = load_rewards(config, registered)
+    if model is not None:
+        rewards |= {"model": model}
+    return Mix(task, rewards, config.reward.weights, report, config.task.grade_timeout_s)
 
 
 def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None) -> dict[str, Reward]:
     """The rewards that have a weight; `registered` is what packages offer, where that is not to be looked up.
 
-    Raises ValueError for a name nobody has, and for one that cannot be loaded.
+    Raises ValueError for a name nobody has, for one that cannot be loaded, and for a reward model that is not there.
     """
+    if config.reward.model and not (Path(config.reward.model).expanduser() / "config.json").is_file():
+        raise ValueError(f"reward.model: expected a Hugging Face model directory, found none at {config.reward.model}")
     rewards, weights = built_in(config.search.max_path_tokens), config.reward.weights
     if weights.keys() <= rewards.keys():
         return rewards
