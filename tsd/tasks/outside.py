@@ -20,6 +20,11 @@ PARTS = ("name", "parse", "problems", "prompt", "grade")
 """What a task must have."""
 
 
+def offered(group: str, registered: Iterable[EntryPoint] | None = None) -> dict[str, EntryPoint]:
+    """What packages register under an entry-point group, by name; `registered` in place of looking it up."""
+    return {point.name: point for point in (entry_points(group=group) if registered is None else registered)}
+
+
 def make_outside(config: TaskConfig, built_in: Iterable[str], registered: Iterable[EntryPoint] | None = None) -> Task:
     """The task that the name stands for; `registered` is what packages offer, where that is not to be looked up.
 
@@ -28,11 +33,11 @@ def make_outside(config: TaskConfig, built_in: Iterable[str], registered: Iterab
     file, colon, attribute = config.name.rpartition(":")
     if colon and file.endswith(".py"):
         return _made(config, lambda: getattr(_module(Path(file).expanduser()), attribute))
-    offered = {point.name: point for point in (entry_points(group=GROUP) if registered is None else registered)}
-    if config.name not in offered:
-        known = ", ".join(sorted({*built_in, *offered}))
+    found = offered(GROUP, registered)
+    if config.name not in found:
+        known = ", ".join(sorted({*built_in, *found}))
         raise ValueError(f"task.name: expected one of {known}, or FILE.py:CLASS, found {config.name!r}")
-    return _made(config, offered[config.name].load)
+    return _made(config, found[config.name].load)
 
 
 def _module(path: Path) -> object:

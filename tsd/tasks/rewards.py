@@ -7,7 +7,7 @@ Five are built in; others come from any package that registers a `tsd.types.Rewa
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from tsd.config import Config, RewardConfig
 from tsd.errors import TaskError
 from tsd.tasks.limit import Overdue, limited
-from tsd.tasks.outside import place
+from tsd.tasks.outside import offered, place
 from tsd.types import Grade, Grader, Problem, Reward, Task
 
 GROUP = "tsd.rewards"
@@ -98,12 +98,12 @@ def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None)
     rewards, weights = built_in(config.search.max_path_tokens), config.reward.weights
     if weights.keys() <= rewards.keys():
         return rewards
-    offered = {point.name: point for point in (entry_points(group=GROUP) if registered is None else registered)}
+    found = offered(GROUP, registered)
     for name in sorted(weights.keys() - rewards.keys()):
-        if name not in offered:
-            known = ", ".join(sorted({*built_in(1), *offered}))
+        if name not in found:
+            known = ", ".join(sorted({*built_in(1), *found}))
             raise ValueError(f"reward.weights: expected names out of {known}, found {name!r}; see tsd.types.Reward")
-        rewards[name] = _load(offered[name])
+        rewards[name] = _load(found[name])
     return rewards
 
 
