@@ -124,3 +124,9 @@ def test_random_responses_are_legal() -> None:
     task, rng = Countdown(), random.Random(0)
     for problem in task.problems("validation", 20, 0):
         assert task.grade(problem, random_response(problem, rng)).well_formed
+
+
+@pytest.mark.parametrize(("split", "most"), [("heldout", 182_000), ("train", 3_276_000)])
+def test_more_problems_than_there_can_be_are_refused_at_once(split: Split, most: int) -> None:
+    with pytest.raises(ValueError, match=rf"at most {most:,} {split} problems of \(4,\) numbers, not 9,000,000"):
+        next(Countdown().problems(split, 9_000_000, seed=0))

@@ -3,6 +3,7 @@
 Reads the published data's own lines, `{"input":[5,13,5,9],"target":31}`. Knows nothing about models or search.
 """
 
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tsd.config import TaskConfig
 from tsd.tasks.answers import answer_of
 from tsd.tasks.arithmetic import Move, random_game, ways
 from tsd.tasks.expression import evaluate
-from tsd.tasks.splits import in_split
+from tsd.tasks.splits import SPLIT_PERCENT, in_split
 from tsd.types import Grade, Problem, PromptStyle, Split
 
 LARGEST_NUMBER = 13
@@ -125,7 +126,16 @@ class Countdown:
                 yield make_problem(numbers, key[1]), game
 
     def _draws(self, rng: random.Random, seen: set[Key], split: Split, count: int) -> Iterator[tuple[int, ...]]:
-        """Numbers, until `count` problems were found in them. Raises ValueError where no new one comes up any more."""
+        """Numbers, until `count` problems were found in them.
+
+        Raises ValueError where there cannot be so many, or no new one comes up any more.
+        """
+        num_games = sum(math.comb(LARGEST_NUMBER + n - 1, n) for n in set(self.num_numbers)) * LARGEST_TARGET
+        most = num_games * len(SPLIT_PERCENT[split]) // 100
+        if count > most:
+            raise ValueError(
+                f"there are at most {most:,} {split} problems of {self.num_numbers} numbers, not {count:,}"
+            )
         num_draws_since_new = num_seen = 0
         while len(seen) < count:
             num_draws_since_new = num_draws_since_new + 1 if len(seen) == num_seen else 0
