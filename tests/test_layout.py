@@ -25,6 +25,24 @@ def test_functions_are_short_enough_to_read(path: Path) -> None:
     assert {name: length for name, length in functions(source) if length > MAX_FUNCTION_LINES} == {}
 
 
+def docstrings(source: str) -> Iterator[str]:
+    """Every string that stands alone: of a module, a class, a function, or below what it is about."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_sentences_that_need_no_riddle_solved(path: Path) -> None:
+    found = docstrings(path.read_text(encoding="utf-8"))
+    assert [text for text in found if text.startswith("Of ") or len(text.split()) < 2] == []
+
+
+def test_a_riddle_would_be_found() -> None:
+    assert list(docstrings('class A:\n    """Letters."""\n    b: int\n    """Of A."""\n')) == ["Letters.", "Of A."]
+
+
 def test_a_long_function_would_be_found() -> None:
     source = "async def long():\n" + "    pass\n" * 60 + "def short():\n    pass\n"
     assert dict(functions(source)) == {"long": 61, "short": 2}

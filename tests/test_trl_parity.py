@@ -36,7 +36,7 @@ TEMPERATURE = 0.8
 CLIP_LOW, CLIP_HIGH, MAX_RATIO = 0.2, 0.28, 1.5
 GROUP_SIZE = 4
 LENGTHS = [(3, 9), (7, 2), (5, 14), (11, 1), (6, 6), (4, 11), (9, 5), (8, 8)]
-"""Of each trajectory: tokens of its prompt, and of its response."""
+"""Tokens of each trajectory's prompt, and of its response."""
 REWARDS = [1.0, -1.0, 0.1, 0.1, -0.5, 0.3, 1.0, -1.0]
 
 
@@ -96,7 +96,7 @@ def trainer(directory: Path) -> Trainer:
 
 
 def advantages_of(rewards: Sequence[float]) -> Tensor:
-    """Of groups of GROUP_SIZE, one after the other."""
+    """Trajectories in groups of GROUP_SIZE, one after the other."""
     groups = np.array(rewards, np.float32).reshape(-1, GROUP_SIZE)
     return torch.from_numpy(np.concatenate([group_advantages(group) for group in groups]))
 

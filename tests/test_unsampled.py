@@ -15,7 +15,7 @@ STEPS: list[tuple[int, ...]] = list(itertools.product(WORDS, repeat=LENGTH))
 
 
 def chance(tokens: tuple[int, ...]) -> float:
-    """Of the last token, after those before it: a policy of three words that depends on all of them."""
+    """The last token's, after those before it: a policy of three words that depends on all of them."""
     weights = [1 + (7 * sum(tokens[:-1]) + 3 * len(tokens) + 5 * word) % 11 for word in WORDS]
     return weights[WORDS.index(tokens[-1])] / sum(weights)
 

@@ -176,7 +176,7 @@ def test_a_run_with_validation_gives_a_curve_and_the_best_checkpoint(tmp_path: P
 
 @pytest.mark.timeout(180)
 def test_a_run_that_no_longer_improves_ends_early_and_is_done(tmp_path: Path) -> None:
-    """Of a model that solves everything no checkpoint is better than the first."""
+    """No checkpoint of a model that solves everything is better than the first."""
     run_dir = tmp_path / "run"
     settings = ("evaluate.every=1", "train.patience=2", "evaluate.validation_problems=5", "engine.mock_solve_rate=1")
     options = [word for one in settings for word in ("--set", one)]

@@ -33,7 +33,7 @@ async def serving(
 
 @pytest.fixture
 async def publisher(context: zmq.asyncio.Context, addresses: Addresses) -> AsyncIterator[WeightPublisher]:
-    """Answers."""
+    """Answers questions for weights until cancelled."""
     async with serving(context, addresses) as publisher:
         yield publisher
 

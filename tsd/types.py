@@ -72,7 +72,7 @@ class GlanceStep(msgspec.Struct, frozen=True):
     text: str
     visits: int
     q: float
-    """Of an end its reward."""
+    """Mean value, or an end's reward."""
     on_path: bool
     """Whether it is one of the most visited path."""
     solved: bool = False
@@ -86,7 +86,7 @@ class Glance(msgspec.Struct, frozen=True):
     max_simulations: int
     """0 where there is no such limit, as below."""
     num_generated: int
-    """Tokens."""
+    """Tokens generated so far."""
     max_tokens: int
     num_nodes: int
     solved: bool
@@ -111,7 +111,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     problem_id: str = ""
     generator: int = 0
     position: int = 0
-    """Of its problem in the generator's stream of problems."""
+    """Its problem's place in the generator's stream of problems."""
     prompt: np.ndarray
     """int32 [num_prompt_tokens]"""
     tokens: np.ndarray
@@ -131,7 +131,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     q: np.ndarray
     """float32 [num_steps], what search makes of the state after the step: Q, or of an end its reward"""
     grade: Grade
-    """Of its best end."""
+    """The grade of its best end."""
     num_generated: int
     """Tokens generated in all for the group, divided over its trajectories: the cost of this one."""
 
@@ -168,17 +168,17 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     policy_loss: Annotated[float, figure("policy loss", ".3g")]
     """PPO's or CISPO's."""
     value_loss: Annotated[float, figure("value loss", ".3g")]
-    """Of the value head against R, in squared reward."""
+    """The value head's against R, in squared reward."""
     kl: Annotated[float, figure("KL from the start, nats a token", ".3g", "highest")]
-    """Of the policy from the one it started as, nats a token."""
+    """Divergence of the policy from the one it started as, nats a token."""
     entropy: Annotated[float, figure("entropy, nats a token", ".3f")]
-    """Of the policy, nats a token."""
+    """The policy's, nats a token."""
     grad_norm: Annotated[float, figure("gradient norm", ".3g", "highest")]
     """L2 norm of the gradient below the value head, before it is scaled down to train.max_grad_norm."""
     ratio_mean: float
     """Mean of policy / behaviour."""
     ratio_quantiles: tuple[float, ...] = ()
-    """Of policy / behaviour, at 1%, 50% and 99%, of rank 0's tokens."""
+    """Policy / behaviour at 1%, 50% and 99%, over rank 0's tokens."""
     ratio_masked_share: float = 0.0
     """Share of tokens left out of the policy loss for their ratio."""
     effective_sample_share: Annotated[float, figure("effective sample share", ".3f", "lowest")] = 1.0

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
@@ -70,9 +70,14 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _complain(line: str, code: int) -> int:
-    with lasting(sys.stderr, lambda error: None):  # the exit code tells it all the same
-        print(printable(line, keep="\n"), file=sys.stderr, flush=True)
+    _say(printable(line, keep="\n"), sys.stderr)
     return code
+
+
+def _say(text: str, file: TextIO) -> None:
+    """Prints, where anybody still reads it."""
+    with lasting(file, lambda error: None):
+        print(text, file=file, flush=True)
 
 
 def _version(wanted: bool) -> None:
@@ -139,9 +144,7 @@ def launch(
     if dry_run:
         print(plan(request))
         return
-    report = run(request, Console(), look_over).describe()
-    with lasting(sys.stdout, lambda error: None):  # it is in summary.json
-        print(report, flush=True)
+    _say(run(request, Console(), look_over).describe(), sys.stdout)  # summary.json has it too
 
 
 @app.command("eval")

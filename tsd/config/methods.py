@@ -52,7 +52,7 @@ class GroupsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     way, and CISPO's)."""
 
     num_samples: Count = 16
-    """Of one problem, all learned from."""
+    """Samples of one problem, all learned from."""
     max_tokens: Whole = 0
     """End a group when so many tokens were generated, as a tree ends; 0 for no such end."""
     solutions: Whole = 0
@@ -63,7 +63,7 @@ class BestOfConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """[method] kind = "best-of-n": many samples of each problem, of which the best is learned from."""
 
     num_samples: Count = 64
-    """Of one problem."""
+    """Samples of one problem."""
 
 
 MethodConfig = IndexConfig | PuctConfig | GroupsConfig | BestOfConfig

@@ -46,7 +46,7 @@ class Section:
 
     name: str
     kind: str
-    """Of a section that may be of several; empty elsewhere."""
+    """The kind, in a section that may be of several; empty elsewhere."""
     text: str
     settings: tuple[Setting, ...]
 
@@ -112,7 +112,7 @@ def _settings(
 
 
 def _documented(*modules: ModuleType) -> dict[str, dict[str, tuple[str, str]]]:
-    """Of each class, its fields' annotations and the strings below them."""
+    """Each class's fields: their annotations, and the strings below them."""
     trees = [ast.parse(inspect.getsource(module)) for module in modules]
     return {node.name: dict(_fields(node)) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 

@@ -149,13 +149,13 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     num_inner_steps: Count = 1
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
-    """AdamW's."""
+    """AdamW's, at full height: see warmup_updates and decay."""
     warmup_updates: Whole = 0
     """Updates over which it rises to that."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """How it falls after that, to 0 at num_updates."""
     weight_decay: NotNegative = 0.0
-    """AdamW's."""
+    """AdamW's, a step's share of each weight."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm, those of the value head on their own."""
     publish_every: Count = 1
@@ -163,7 +163,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     checkpoint_every: Count = 50
     """Updates between two checkpoints; one is always written at the end, and on a stop."""
     checkpoints_kept: Count = 2
-    """Of the newest."""
+    """How many of the newest are kept."""
     keep_best: bool = False
     """Keep the checkpoint that did best in validation too (evaluate.every): it is then what a run comes to, what is
     evaluated after it, and what `tsd export` gives."""

@@ -31,7 +31,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     num_syncs: int
     """Weights applied by generators."""
     num_restarts: int
-    """Of generators and trainers, by the launcher."""
+    """Times that the launcher started a generator or trainer again."""
     back_s: float | None
     """Median, from a generator's death until an update learns from its next life; None where none died."""
     updates_meanwhile: float | None
@@ -57,7 +57,7 @@ class _Used(msgspec.Struct):
 def audit(
     run_dir: Path, *, seed: int, seconds: float, faults: dict[str, int], num_hangs: int, leftovers: tuple[str, ...]
 ) -> Audit:
-    """Of a stopped run with `observe.trajectories`. Raises CheckpointError where there is none to load."""
+    """Audits a stopped run with `observe.trajectories`. Raises CheckpointError where there is none to load."""
     checkpoint = latest_checkpoint(run_dir)
     if checkpoint is None:
         raise CheckpointError(f"{run_dir} has no checkpoint")
@@ -87,7 +87,7 @@ def audit(
 
 
 def num_restarts(rows: Sequence[MetricsRow]) -> int:
-    """Of generators and trainers, by the launcher."""
+    """Times that the launcher started a generator or trainer again."""
     return sum(isinstance(row, ProcessRow) and row.what == "restarted" for row in rows)
 
 
@@ -98,7 +98,7 @@ def used(run_dir: Path, state: TrainState) -> list[str]:
 
 
 def comebacks(run_dir: Path, rows: Sequence[MetricsRow]) -> list[tuple[float, int]]:
-    """Of each generator that died: seconds until an update used what its next life made, and updates made till then."""
+    """Seconds until an update used what a dead generator's next life made, and updates till then, for each death."""
     made = [(row.time_s, row.update) for row in rows if isinstance(row, UpdateRow)]
     used_by = {one.update: {name.rpartition("-")[0] for name in one.ids} for one in _updates(run_dir)}
     found = []

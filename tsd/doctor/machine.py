@@ -62,7 +62,7 @@ class Machine:
     open_files: int
     """Most that a process may have open."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of installed packages."""
+    """Installed packages and their versions."""
     pins: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What an installed package says it needs."""
     gpu_memory: Mapping[str, float] = field(default_factory=dict)
@@ -175,7 +175,7 @@ def _model(config: Config) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan, machine: Machine) -> Iterator[Finding]:
-    """Of the CPU and of each GPU that is asked for and known."""
+    """What is found of the CPU, and of each GPU that is asked for and known."""
     wanted: dict[str, float] = {}
     for planned in plan.processes:
         wanted[planned.device] = wanted.get(planned.device, 0.0) + planned.memory.columns[-1]
@@ -264,7 +264,7 @@ def _version(package: str) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Of a model directory; empty where there is no such file."""
+    """What a model directory's file says; empty where there is no such file."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from tsd.tasks import make_task
 from tsd.types import Engine, Step
 
 NUM_SAMPLES = 4
-"""Of each prompt."""
+"""Steps sampled from each prompt."""
 NUM_PROMPTS = 8
 CHANGE = 0.02
 """Standard deviation of what is added to the weights for the second look, as a share of each tensor's own."""
@@ -37,7 +37,7 @@ State = tuple[int, ...]
 def differences(
     policy: Policy, state: Sequence[int], steps: Sequence[Step], temperature: float
 ) -> Iterator[tuple[float, float]]:
-    """Of each token of each step: how far the engine's logprob and its value are from the policy's."""
+    """How far the engine's logprob and its value are from the policy's, for each token of each step."""
     for step in steps:
         tokens = torch.tensor([[*state, *step.tokens]], device=policy.value_head.out.weight.device)
         logits, values = policy(tokens)

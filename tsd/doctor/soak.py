@@ -139,7 +139,7 @@ class Soak:
         return self.updated_s
 
     def processes(self, role: str) -> list[int]:
-        """Of this run's, those that are `tsd.<role>`."""
+        """This run's processes that are `tsd.<role>`."""
         return [pid for pid in marked(self.mark) if f"tsd.{role}" in command_line(pid)]
 
     def sockets(self) -> Addresses | None:

@@ -14,7 +14,7 @@ from tsd.tasks.splits import check_splits, problems_of_run
 from tsd.types import Problem, Split, Task
 
 NUM_PROBLEMS = 10
-"""Of each split."""
+"""Problems of each split that are tried."""
 SLOW_MS = 10.0
 """A grade that takes longer holds up all trees of a generator for more than a model's step."""
 RESPONSES = {

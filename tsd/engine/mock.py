@@ -132,7 +132,7 @@ class MockEngine:
         return chances
 
     def _logprobs(self, before: str, begun: str, cut: str) -> Iterator[float]:
-        """Of each character of `cut`, which follows `begun`."""
+        """The logprob of each character of `cut`, which follows `begun`."""
         chances = self._chances(before, begun)
         for end in range(len(begun), len(begun) + len(cut)):
             left = {written: one for written, one in chances.items() if written.startswith((begun + cut)[: end + 1])}

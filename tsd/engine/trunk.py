@@ -89,7 +89,7 @@ class Trunk:
         return self.embedding.device  # type: ignore[no-any-return]
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens [N] at positions [N], the float32 logits [W, V] and values [W] after the `wanted` [W] of them."""
+        """Float32 logits [W, V] and values [W] after the `wanted` [W] of the tokens [N], at positions [N]."""
         x = embedding(tokens, self.embedding)  # [N, H]
         cos, sin = self.cos[positions], self.sin[positions]  # [N, 1, D]
         for number, layer in enumerate(self.layers):

@@ -36,7 +36,7 @@ class Running:
     llm: Any
     """The `AsyncLLM`."""
     shapes: dict[str, tuple[int, ...]]
-    """Of every tensor that an update must hold."""
+    """The shape of every tensor that an update must hold."""
     stop_ids: dict[str, int]
     """The stop tags that are a single token."""
     eos_ids: frozenset[int]

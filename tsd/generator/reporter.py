@@ -22,7 +22,7 @@ from tsd.types import CountsCacheHits, Engine, TextCodec
 REPORT_EVERY_S = 2.0
 LAG_PROBE_S = 0.05
 BLIND = 0.02
-"""Of the rewards' variance: what explains no more than that is a V that says nothing."""
+"""A V that explains no more than this share of the rewards' variance says nothing."""
 
 
 class Counters(msgspec.Struct):
@@ -38,7 +38,7 @@ class Counters(msgspec.Struct):
 
 @dataclass(slots=True)
 class Reporter:
-    """Of one generator."""
+    """One generator's."""
 
     index: int
     run_dir: Path

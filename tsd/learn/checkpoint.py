@@ -30,7 +30,7 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
     """The last version published."""
     num_trajectories: int = 0
-    """Used."""
+    """Trajectories used so far."""
     generated_tokens: int = 0
     """Generated for the trajectories used."""
     consumed: dict[str, int] = {}

@@ -14,7 +14,7 @@ QUANTILES = (0.01, 0.5, 0.99)
 
 
 def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:
-    """Of the ratios, at QUANTILES; ones where there are none."""
+    """Ratios at QUANTILES; ones where there are none."""
     together = torch.cat([one.detach().float().cpu() for one in log_ratios]) if log_ratios else torch.zeros(0)
     if not len(together) or not together.isfinite().all():
         return (1.0,) * len(QUANTILES)

@@ -198,7 +198,7 @@ def in_precision(policy: Policy, config: ModelConfig) -> Policy:
 
 
 def learning_rate(train: TrainConfig, number: int) -> float:
-    """Of the update of that number, from 0: up to full over the warm-up, then as `decay` says, to 0 at the end."""
+    """For the update of that number, from 0: up to full over the warm-up, then as `decay` says, to 0 at the end."""
     full = train.learning_rate * min(1.0, (number + 1) / (train.warmup_updates + 1))
     left = 1 - number / train.num_updates
     if train.decay == "constant":

@@ -26,7 +26,7 @@ class Probe:
         self.policy, self.ranks = policy, ranks
         self.temperature, self.max_tokens = temperature, max_tokens
         self.version = -1
-        """Of the copy; -1 where there is none."""
+        """Version of the copy; -1 where there is none."""
         self.gap: float | None = None
         """Mean |trainer - behaviour| logprob of the tokens last scored."""
         self._copy: list[Tensor] = []

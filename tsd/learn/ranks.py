@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from tsd.model.policy import Policy, own_device
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-"""Of states that are split over ranks: gathered on rank 0."""
+"""How states that are split over ranks are gathered on rank 0."""
 
 
 class Ranks:

@@ -18,10 +18,10 @@ MOST_WAITING = 4
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """validation.json."""
+    """What validation.json holds."""
 
     update: int
-    """Of the checkpoint that did best."""
+    """Update of the checkpoint that did best."""
     mean_at_k: float
     """Its own."""
     k: int

@@ -17,7 +17,7 @@ class BestOfN:
     config: BestOfConfig
 
     async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
-        """Of equally good ones the likeliest under the policy."""
+        """The best sample; the likeliest under the policy where several are equally good."""
         paths = await sample_paths(tree, engine, self.config.num_samples)
         return [max(paths, key=lambda path: (path.grade.reward, float(path.logprobs.sum())))]
 

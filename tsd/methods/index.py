@@ -38,7 +38,7 @@ class ByIndex:
 
 
 def tree_targets(trajectory: Trajectory) -> Targets:
-    """Of a whole tree."""
+    """A whole tree's targets."""
     lengths, parents = trajectory.lengths, trajectory.parents
     step_of = np.repeat(np.arange(len(lengths)), lengths)  # [num_tokens]
     q = with_prompt(trajectory)  # [num_steps + 1]

@@ -19,11 +19,11 @@ class Targets:
 
 
 def path_targets(trajectory: Trajectory, advantages: Array) -> Targets:
-    """Of a path: V should be its reward everywhere."""
+    """A path's targets: V should be its reward everywhere."""
     returns = np.full(len(trajectory.tokens), trajectory.grade.reward, np.float32)
     return Targets(returns, np.asarray(advantages, np.float32))
 
 
 def against_value(trajectory: Trajectory) -> Targets:
-    """Of a path: A = R - V(s_t), with V as it was when the token was sampled (Schulman et al., 2017)."""
+    """A path's targets: A = R - V(s_t), with V as it was when the token was sampled (Schulman et al., 2017)."""
     return path_targets(trajectory, trajectory.grade.reward - trajectory.values)

@@ -37,7 +37,7 @@ def model_path(path: str) -> Path:
 
 
 def tokenizer_hash(directory: Path) -> str:
-    """Of the files that say which token is which: 16 hexadecimal digits."""
+    """A digest of the files that say which token is which: 16 hexadecimal digits."""
     found = hashlib.sha256()
     for path in sorted(path for pattern in TOKENIZER_FILES for path in directory.glob(pattern)):
         found.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())

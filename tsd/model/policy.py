@@ -53,9 +53,9 @@ class Policy(nn.Module):
     """Next-token logits and state values over one trunk."""
 
     forward_dtype: torch.dtype | None = None
-    """Of the trunk's products where it is not the weights' own: bfloat16 over float32 weights, in training."""
+    """Precision of the trunk's products where that is not the weights': bfloat16 over float32, in training."""
     head_dtype: HeadDtype = "float32"
-    """Of the output layer's product: float32, or what the trunk computes in."""
+    """Precision of the output layer's product: float32, or what the trunk computes in."""
 
     def __init__(self, causal: Any) -> None:
         super().__init__()

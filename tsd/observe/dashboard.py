@@ -156,7 +156,7 @@ class Board:
 
 
 def board_of(run_dir: Path, console: Console) -> Board:
-    """Of a run that is, or was, launched elsewhere. Raises ValueError where there is none."""
+    """The board of a run that is, or was, launched elsewhere. Raises ValueError where there is none."""
     board = Board(run_dir, console)
     if board.state.last_row_s is None:
         raise ValueError(f"no metrics in {run_dir}: not a run directory, or nothing has happened yet; see ls runs")

@@ -71,23 +71,23 @@ class GeneratorRow(Struct, frozen=True, kw_only=True, tag="generator", tag_field
     generator: int
     """Its place among the generators, from 0."""
     version: int
-    """Of the weights it searches with."""
+    """Version of the weights it searches with."""
     num_trees: int
     """Finished so far."""
     num_simulations: int
-    """Of the trees finished so far."""
+    """Simulations of the trees finished so far."""
     generated_tokens: int
     """For the trees finished so far."""
     simulations_per_s: float
-    """Of the trees finished in this interval."""
+    """Simulations by the second, of the trees finished in this interval."""
     tokens_per_s: float
     """Generated for the trees finished in this interval."""
     solved_share: float | None
-    """Of the trees finished in this interval, if any."""
+    """Share of the trees finished in this interval, if any."""
     loop_lag_s: float
     """Longest the event loop was late in this interval, in seconds."""
     cache_hit_share: float | None = None
-    """Of the states it expanded in this interval, those whose keys and values were there; None where it cannot tell."""
+    """Share of the states it expanded in this interval whose keys and values were there; None where it cannot tell."""
     value_explains: tuple[float, ...] = ()
     """Share of the variance of paths' rewards that V explains after their first step, second, and so on: of paths that
     search by index ran to their end whatever V said. Empty before there are some."""
@@ -105,15 +105,15 @@ class WeightsRow(Struct, frozen=True, kw_only=True, tag="weights", tag_field="ki
     source: str
     """`trainer-0` for a version published, `generator-N` for one applied."""
     life: str
-    """Of the trainer: numbers may come again after it was started again."""
+    """The trainer's life: numbers may come again after it was started again."""
     version: int
     """The policy's."""
     checksum: int
-    """Of all tensors: equal where the weights are."""
+    """Checksum of all tensors: equal where the weights are."""
     num_bytes: int
     """On the wire: what the generator got, or what the trainer gives to one that has the version before."""
     dense_bytes: int = 0
-    """Of all tensors."""
+    """Bytes of all tensors."""
     is_delta: bool = False
     """Whether these bytes are what changed, or all."""
     changed_share: float | None = None
@@ -143,7 +143,7 @@ class EvaluationRow(Struct, frozen=True, kw_only=True, tag="evaluation", tag_fie
     num_done: int
     """Problems sampled and graded so far."""
     num_problems: int
-    """Of them in all."""
+    """Problems in all."""
     k: int
     """Samples of each problem."""
     mean_at_k: float
@@ -168,7 +168,7 @@ class EventRow(Struct, frozen=True, kw_only=True, tag="event", tag_field="kind")
 Phase = Literal[
     "launched", "evaluation before", "training", "evaluation after", "trained already", "stopping", "done", "failed"
 ]
-"""Of a launch: `launched` is its first, `done` and `failed` are its last."""
+"""Phases of a launch: `launched` is its first, `done` and `failed` are its last."""
 
 
 class PhaseRow(Struct, frozen=True, kw_only=True, tag="phase", tag_field="kind"):

@@ -7,7 +7,7 @@ from msgspec.structs import asdict
 from tsd.observe.metrics import EvaluationRow, MetricsRow, UpdateRow
 
 AXES = ("time_s", "update")
-"""Of an update these are no curves: every point carries them, as its wall time and its step."""
+"""Fields of an update that are no curves: every point carries them, as its wall time and its step."""
 EVALUATED = ("mean_at_k", "ci95")
 PLACES = {"ratio_quantiles": ("0.01", "0.5", "0.99"), "ci95": ("low", "high")}
 """What the places of a list are called; those of others go by number."""

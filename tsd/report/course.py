@@ -64,11 +64,11 @@ class Speed(Struct, frozen=True, kw_only=True):
     generated_per_s: float | None
     """Tokens, all generators together, mean over their reports."""
     simulations_per_s: float | None
-    """Of search, all generators together, mean over their reports."""
+    """Simulations of search, all generators together, mean over their reports."""
     trained_per_s: float | None
     """Response tokens, median over the updates, the waits left out."""
     waited_share: float | None
-    """Of the trainer's time, waiting for trajectories."""
+    """Share of the trainer's time that it waited for trajectories."""
     worst_lag_s: float | None
     """Longest that a generator's event loop was late."""
 

@@ -24,7 +24,7 @@ from tsd.types import Problem
 
 NUM_PROBLEMS = 3
 MAX_TOKENS = 600
-"""Of each tree: a report is to take seconds."""
+"""Budget of each tree: a report is to take seconds."""
 
 
 class Example(Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Example(Struct, frozen=True, kw_only=True):
 
 
 class Examples(Struct, frozen=True, kw_only=True):
-    """Of one run."""
+    """One run's trees."""
 
     found: tuple[Example, ...] = ()
     left_out: str | None = None

@@ -16,7 +16,7 @@ from tsd.solve.evaluate import Evaluation
 
 DASH = "-"
 NUM_VALIDATIONS = 20
-"""Of the table of validations, about so many rows."""
+"""The table of validations has about so many rows."""
 
 
 class Table(NamedTuple):

@@ -17,7 +17,7 @@ from tsd.report.tree import children, chosen_path, figures, outcome
 from tsd.search import NodeRecord, TreeRecord
 
 MAX_NODES = 300
-"""Of one tree, the most visited: a page with many is slow to open."""
+"""Nodes of one tree that are shown, the most visited: a page with many is slow to open."""
 
 
 def text(raw: str) -> str:

@@ -33,9 +33,9 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int
     """For the trajectories trained on."""
     training_seconds: float | None
-    """Of the updates, the waits for their trajectories included."""
+    """Time of the updates, the waits for their trajectories included."""
     seconds: float
-    """Of all launches, up to the last row of the metrics."""
+    """Time of all launches, up to the last row of the metrics."""
     before: Evaluation | None
     after: Evaluation | None
     validations: tuple[Point, ...]
@@ -49,7 +49,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the books do not explain."""
     num_launches: int
     num_restarts: int
-    """Of generators and trainers, by the launcher."""
+    """Times that the launcher started a generator or trainer again."""
     num_frozen: int
     """Processes that the launcher killed because they stood still."""
     num_damaged: int
@@ -128,7 +128,7 @@ def _books(run_dir: Path) -> Books | None:
 
 
 def flagged(rows: Sequence[MetricsRow]) -> tuple[str, ...]:
-    """Of one kind, which differ in numbers alone, the last one, with a count."""
+    """The last warning of each kind, with a count; those of a kind differ in numbers alone."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if (isinstance(row, EventRow) and row.is_warning) or (isinstance(row, PhaseRow) and row.phase == "failed"):

@@ -13,7 +13,7 @@ from tsd.report.run import RunReport
 
 LABEL_WIDTH = 27
 COLUMN_WIDTHS = 25, 38
-"""Of a run, least and most; what is longer is broken into lines."""
+"""Width of a run's column, least and most; what is longer is broken into lines."""
 TITLE, QUIET = "bold cyan", "bright_black"
 
 

@@ -26,11 +26,11 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     visits: int
     q: float | None
-    """Of an end its reward; None where search has not been."""
+    """Q, or an end's reward; None where search has not been."""
     prior: float
     value: float | None
     logprob: float
-    """Of the whole step under the policy that sampled it."""
+    """Logprob of the whole step under the policy that sampled it."""
     version: int
     born: int
     """Expansions before the one that made it."""
@@ -75,7 +75,7 @@ def path_to(nodes: Sequence[NodeRecord], i: int) -> list[int]:
 
 
 def children(nodes: Sequence[NodeRecord]) -> list[list[int]]:
-    """Of each node."""
+    """How each node is shown."""
     found: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
         if node.parent >= 0:

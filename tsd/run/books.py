@@ -11,11 +11,11 @@ from tsd.learn.checkpoint import TrainState
 from tsd.transport.spool import SPOOL, leftovers
 
 USED_FILE = "used.jsonl"
-"""Of a run: the ids of the trajectories of each update, where that is asked for."""
+"""A run's file with the ids of the trajectories of each update, where that is asked for."""
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):
-    """Trajectories."""
+    """What became of all trajectories."""
 
     produced: int
     trained: int

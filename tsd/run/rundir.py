@@ -37,7 +37,7 @@ LOCK_POLL_S = 0.1
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """summary.json."""
+    """What summary.json holds."""
 
     before: dict[str, Any]
     after: dict[str, Any]
@@ -45,9 +45,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     num_trajectories: int
     generated_tokens: int
     training_seconds: float
-    """Of the updates, the waits for their trajectories included."""
+    """Time of the updates, the waits for their trajectories included."""
     seconds: float
-    """Of all launches of this run, evaluations included."""
+    """Time of all launches of this run, evaluations included."""
     model: str
     """The trained model: a Hugging Face directory."""
     books: Books | None

@@ -116,7 +116,7 @@ class Phases:
     sockets: str
     """Where generators and trainers meet."""
     given_up: set[int] = field(default_factory=set)
-    """Generators."""
+    """Places of the generators that are not started again."""
     first_beats: dict[int, float] = field(default_factory=dict)
     """When a process first beat, by its number."""
 

@@ -27,7 +27,7 @@ KEPT_OF_STATES, KEPT_OF_PATHS = 0.995, 0.999
 
 
 class Counts(msgspec.Struct):
-    """Of paths that came by; all of them fade, so they are no whole numbers."""
+    """Counts of paths that came by; all of them fade, so they are no whole numbers."""
 
     num_paths: float = 0.0
     num_solved: float = 0.0
@@ -68,7 +68,7 @@ class Calibration(msgspec.Struct):
     """The default is what is believed of a model that nobody has looked at: one path in ten is right, V is no sign."""
 
     paths: Counts = msgspec.field(default_factory=lambda: Counts(2.0, 0.2, 100.0))
-    """Of whole paths, from the prompt."""
+    """Whole paths, from the prompt."""
     strength: float = 1.0
     """How many failed paths it takes to halve the hope for a problem: a + b of the Beta distribution that the problems'
     own solve rates have."""
@@ -84,12 +84,12 @@ class Calibration(msgspec.Struct):
 
     @property
     def solve_rate(self) -> float:
-        """Of a path from the prompt."""
+        """The chance that a path from the prompt solves."""
         return self.paths.num_solved / self.paths.num_paths
 
     @property
     def path_tokens(self) -> float:
-        """Of a path from the prompt, on average."""
+        """Tokens of a path from the prompt, on average."""
         return self.paths.num_tokens / self.paths.num_paths
 
     def hope(self, num_failed: float) -> float:
@@ -155,7 +155,7 @@ def strength_of(num_solved: Sequence[int], num_samples: int) -> float:
 
 
 def load_calibration(directory: Path | None) -> Calibration:
-    """Of a model directory; what is believed of any model where there is none. Raises ValueError for a damaged file."""
+    """A model directory's; what is believed of any model where there is none. Raises ValueError for a damaged file."""
     path = directory / FILE if directory else None
     if path is None or not path.is_file():
         return Calibration()

@@ -12,7 +12,7 @@ from tsd.types import NO_PARENT, Engine, Grade, Step, Trajectory
 EXPECTED = 100
 """Paths of the policy that visits are counted in, where they are expected ones."""
 NO_END = Grade(reward=WORST_REWARD, exact=False, well_formed=False)
-"""Of a tree in which no path came to its end."""
+"""The grade of a tree in which no path came to its end."""
 
 
 def make_trajectory(
@@ -76,7 +76,7 @@ async def _finished(tree: Tree, engine: Engine, node: Node) -> Trajectory:
 
 
 def _path(tree: Tree, nodes: Sequence[Node], rest: tuple[Step, Grade] | None = None) -> Trajectory:
-    """Of nodes, each the child of the one before, and of what finishes the path, if anything does."""
+    """The path along nodes, each the child of the one before, and along what finishes it, if anything does."""
     steps = [node.step for node in nodes if node.step is not None]
     visits, q = [node.visits for node in nodes], [node.q for node in nodes]
     grade = nodes[-1].grade if nodes else None

@@ -62,7 +62,7 @@ class Index:
         self.prospects = {root: self.root}
         self.num_under_way = 0
         self.num_begun = 0
-        """Paths."""
+        """Paths begun."""
         self._change = asyncio.Event()
         self._learn_of(root)
 

@@ -77,7 +77,7 @@ class Node(msgspec.Struct, eq=False, weakref=True):
     """Samples that were this step."""
     status: Status = Status.OPEN
     grade: Grade | None = None
-    """Of a terminal node."""
+    """A terminal node's."""
     value: float | None = None
     """V(s) from the value head, known once expanded."""
     expanding: bool = False

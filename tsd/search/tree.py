@@ -53,13 +53,13 @@ class Tree:
         self.num_solutions = 0
         """Different paths that solve the problem."""
         self._arrivals: dict[Node, asyncio.Event] = {}
-        """Of nodes being expanded, those that somebody waits for."""
+        """Nodes being expanded that somebody waits for."""
         self.num_simulations = 0
         """Begun; all are complete when `grow` returns."""
         self.num_expansions = 0
         self.num_nodes = 1
         self.num_generated = 0
-        """Tokens."""
+        """Tokens generated for it."""
         self.num_tokens_to_solve: int | None = None
         """Tokens generated up to the first path that does."""
         self.num_simulations_to_solve: int | None = None

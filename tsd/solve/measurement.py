@@ -19,7 +19,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     trees: int
     problems: int
     simulations: int
-    """Of each tree, as asked for; a tree with nothing left to search ends sooner."""
+    """Budget of each tree, as asked for; a tree with nothing left to search ends sooner."""
     seed: int
     us_per_sim: float
     """Wall-clock microseconds per simulation, engine included: with `null`, what search itself costs."""
@@ -31,7 +31,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     expansions_per_s: float
     tokens_per_s: float
     engine_ceiling_expansions_per_s: float
-    """Of the bare loop."""
+    """Calls by the second of the bare loop."""
     ceiling_share: float
     mean_in_flight: float
     """Engine calls under way, on average."""
@@ -40,13 +40,13 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     num_collisions: int
     num_duplicates: int
     duplicate_rate: float
-    """Of samples: equal to an earlier one from the same state."""
+    """Share of samples that are equal to an earlier one from the same state."""
     prefix_cache_hit_rate: float | None
-    """Of engine calls: the state's keys and values were there. None where the engine does not say."""
+    """Share of engine calls whose state's keys and values were there. None where the engine does not say."""
     mean_depth: float
     max_depth: int
     truncated_share: float
-    """Of nodes."""
+    """Share of nodes."""
     solve_rate: float
     one_agent_solve_rate: float | None
     """The same problems and budgets with one agent on each tree; None on `null` and for one agent."""
@@ -56,7 +56,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of nodes, steps, logprobs and values; token ids not counted."""
     peak_memory_mb: float
     tree_hash: str
-    """Of the first tree; the same for the same seed on null and mock, with one tree at a time."""
+    """The first tree's; the same for the same seed on null and mock, with one tree at a time."""
     solved_at: tuple[int, ...]
     """Simulations that each solved tree needed: the curve of solve rate against simulations."""
 
@@ -67,7 +67,7 @@ class Timings:
 
     seconds: float = 0.0
     cpu_s: float = 0.0
-    """Of the event loop's thread."""
+    """Processor time of the event loop's thread."""
     bare_s: float = 0.0
     """Per call of the bare loop."""
     lags_s: list[float] = field(default_factory=list)

@@ -123,7 +123,7 @@ class Server:
         )
 
     async def refuse(self, request: "Request", error: Exception) -> "Response":
-        """Of a question that cannot be read."""
+        """The answer to a question that cannot be read."""
         return _refusal(400, str(error))
 
     async def fail(self, request: "Request", error: Exception) -> "Response":

@@ -51,7 +51,7 @@ class Solving(msgspec.Struct, frozen=True, kw_only=True):
     per_1000_tokens: float
     """Problems solved."""
     ci95: tuple[float, float]
-    """Of that: percentile bootstrap over problems."""
+    """Its percentile bootstrap over problems."""
 
 
 async def attempt_all(way: str, problems: Sequence[Problem], solver: Solver, at_once: int) -> Solving:

@@ -16,7 +16,7 @@ from tsd.types import Grade, Problem, PromptStyle, Split, Task
 
 T = TypeVar("T")
 LONGEST_FAULT = 1000
-"""Characters."""
+"""Characters of the one line; what is longer is cut."""
 
 
 class Checked:

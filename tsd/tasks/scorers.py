@@ -22,7 +22,7 @@ BLOCK = 10_000
 """Numbers of one seed. A data set makes number `i` of seed `s` with `Random(s + i)`: seeds are a block apart."""
 SCORE_S = 0.7
 SCORE_CPU_S = 2
-"""Of processor time, in whole seconds: ends a scorer even when nobody is left to kill it."""
+"""Limit of processor time, in whole seconds: it ends a scorer even when nobody is left to kill it."""
 MEMORY_BYTES = 2 * 2**30
 REFUSED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "signal.", "pty.", "tempfile.", "webbrowser.")
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
@@ -52,7 +52,7 @@ class Problems:
 
 
 FORMS = ("\\frac{1}{2}", "x^2+1", "\\sin^2 x", "x=3,y=4", "(1,2)", "\\text{a}", "\\begin{pmatrix}1&2\\end{pmatrix}")
-"""Of answers: whoever has read them once reads the next in a tenth of the time."""
+"""Answers to read at the start: whoever has read them once reads the next in a tenth of the time."""
 
 
 class Answers:

@@ -28,7 +28,7 @@ class Learn(msgspec.Struct, frozen=True, tag=True):
 
     version: int
     number: int
-    """Of the update."""
+    """The update's number, from 0."""
     trajectories: tuple[Trajectory, ...]
 
     def perform(self, learner: Learner) -> Stats | None:

@@ -256,7 +256,7 @@ class Trainer:
 
 
 def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
-    """Of each reward that is mixed, over the grades that have it: a resumed run may mix others."""
+    """The mean of each reward that is mixed, over the grades that have it: a resumed run may mix others."""
     parts = [grade.parts for grade in grades]
     return {name: fmean(part[name] for part in parts if name in part) for name in sorted({*chain(*parts)})}
 

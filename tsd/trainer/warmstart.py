@@ -113,7 +113,7 @@ def _value_outputs(policy: Policy, samples: Sequence[Example], batch_size: int) 
 
 
 async def _own_samples(directory: Path, codec: HfCodec, config: WarmstartConfig) -> list[Example]:
-    """Of training problems of three and four numbers, at a temperature of 1: one problem for each six steps."""
+    """Samples of training problems of three and four numbers, at a temperature of 1: one problem for each six steps."""
     task, engine_config = Countdown(TaskConfig(num_numbers=(3, 4))), EngineConfig(num_threads=config.num_threads)
     problems = iter(list(task.problems("train", config.num_steps // 6, config.seed)))
     found = list[Example]()

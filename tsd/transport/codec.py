@@ -14,7 +14,7 @@ from tsd.errors import FrameError, ProtocolError
 T = TypeVar("T")
 
 PROTOCOL = 2
-"""Of everything that tsd's processes say to each other, 1 to 127: to be raised when a message or its meaning changes.
+"""Number of the protocol that tsd's processes speak, 1 to 127: to be raised when a message or its meaning changes.
 
 Frames from before there was a number begin with a MessagePack map, which is 128 or more."""
 CHECKSUM_BYTES = 4

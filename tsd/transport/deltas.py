@@ -35,7 +35,7 @@ class _Tensor(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
     crc32: int
-    """Of the whole tensor as it should be now."""
+    """Checksum of the whole tensor as it should be now."""
     count: int
     """Elements changed."""
     positions: Positions
@@ -154,7 +154,7 @@ def tensor_sums(update: WeightUpdate) -> dict[str, int]:
 
 
 def checksum(update: WeightUpdate, sums: Mapping[str, int] | None = None) -> int:
-    """Of names, types, shapes and contents: the same at both ends, or something is wrong."""
+    """A checksum of names, types, shapes and contents: the same at both ends, or something is wrong."""
     sums, found = tensor_sums(update) if sums is None else sums, 0
     for name, tensor in sorted(update.tensors.items()):
         found = zlib.crc32(f"{name} {_flat(tensor).dtype.str} {tensor.shape} {sums[name]}".encode(), found)
@@ -162,12 +162,12 @@ def checksum(update: WeightUpdate, sums: Mapping[str, int] | None = None) -> int
 
 
 def num_bytes(update: WeightUpdate) -> int:
-    """Of all tensors."""
+    """Bytes of all tensors together."""
     return sum(tensor.nbytes for tensor in update.tensors.values())
 
 
 def num_elements(update: WeightUpdate) -> int:
-    """Of all tensors."""
+    """Elements of all tensors together."""
     return sum(tensor.size for tensor in update.tensors.values())
 
 

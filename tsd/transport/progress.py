@@ -27,12 +27,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     life: Annotated[str, msgspec.Meta(max_length=64)]
     """Tells this trainer from one that had its place before."""
     version: Count
-    """Of the weights that generators should have."""
+    """Version of the weights that generators should have."""
     received: dict[str, Count]
     used: dict[str, Count]
     """Trained on, or refused and counted."""
     saved: dict[str, Count]
-    """Of those used, in a checkpoint: no longer needed by anyone."""
+    """Those used that a checkpoint holds: nobody needs them any more."""
     asked: Count
     """Grows when something is missing: what comes after `received` is to be sent again."""
     waiting: bool = False

@@ -34,7 +34,7 @@ class Lane:
         """Serials below this are in a checkpoint, and may be gone from here."""
         self._open: Path | None = None
         self._frames: dict[int, bytes] = {}
-        """Of the file read last."""
+        """Frames of the file read last."""
         self._lock = threading.Lock()
 
     def append(self, trajectory: Trajectory) -> None:

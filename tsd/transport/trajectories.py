@@ -58,7 +58,7 @@ class Outbox(Endpoint):
 
     @property
     def num_out(self) -> int:
-        """Of its own: finished, and not yet used."""
+        """Its own that are finished, and not yet used."""
         return self.own.num_appended - self._cursors[self.own].used
 
     async def put(self, trajectories: Sequence[Trajectory], timeout_s: float) -> None:

@@ -8,7 +8,7 @@ from tsd.types import NO_PARENT, Trajectory
 MAX_LOGPROB = 1e-3
 """Rounding may lift the logprob of a certain token a little above 0."""
 MAX_COUNT = 2**31
-"""Of what is counted, problems and tokens; a run comes to no more."""
+"""Largest count of problems or tokens; a run comes to no more."""
 MAX_PARTS, MAX_NAME = 64, 100
 """Rewards mixed into one, and the characters of each one's name."""
 FIELDS: tuple[tuple[str, type[np.generic], str], ...] = (

@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 class _Question(msgspec.Struct, frozen=True):
     hello: Hello
     life: str
-    """Of the trainer whose weights it has; empty where it has none, or wants them whole."""
+    """Life of the trainer whose weights it has; empty where it has none, or wants them whole."""
     version: int
 
 
@@ -47,9 +47,9 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     life: str
     version: int
     checksum: int = 0
-    """Of the weights that come out."""
+    """Checksum of the weights that come out."""
     num_frames: tuple[int, ...] = ()
-    """Of each part."""
+    """Frames of each part."""
     num_changed: int = 0
     """Elements that the parts change, in all."""
     is_delta: bool = False
