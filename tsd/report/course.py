@@ -9,13 +9,16 @@ from msgspec import Struct
 from msgspec.inspect import Metadata, StructType, type_info
 
 from tsd.observe.metrics import EvaluationRow, GeneratorRow, MetricsRow, UpdateRow
+from tsd.types import Stats
 
 _ROW = type_info(UpdateRow)
 assert isinstance(_ROW, StructType)
 FIGURES: dict[str, dict[str, str]] = {
-    field.name: field.type.extra for field in _ROW.fields if isinstance(field.type, Metadata) and field.type.extra
+    field.name: field.type.extra
+    for field in sorted(_ROW.fields, key=lambda field: field.name in Stats.__struct_fields__)
+    if isinstance(field.type, Metadata) and field.type.extra
 }
-"""The fields of UpdateRow that have a course and a curve, each with its `tsd.types.figure`."""
+"""The fields of UpdateRow that have a course and a curve, each with its `tsd.types.figure`; the batch's first."""
 GENERATED = "generated_per_s"
 """The curve of tokens generated for what was trained on, by the second."""
 NUM_EDGE = 10
