@@ -96,6 +96,7 @@ SHOWN_OR_NAMED = {
     "run/launch.py": "the name of a run's directory",
     "observe/dashboard.py": "what the time is",
     "observe/metrics.py": "when a row was written",
+    "solve/serve.py": "when an answer was made, as OpenAI's clients are told",
 }
 """Modules that read the wall clock, and what for. Who waits, or measures, goes by `time.monotonic`."""
 WALL = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("datetime", "now"), ("time", "strftime")}

@@ -27,7 +27,7 @@ from tsd.observe.tensorboard import open_tensorboard
 from tsd.run.child import run_child
 from tsd.tasks import make_task
 from tsd.tasks.splits import problems_of_run
-from tsd.types import Engine, Grade, Problem, Task
+from tsd.types import Engine, Grade, Problem, Step, Task
 
 GREEDY = 1e-4
 """A temperature so low that the likeliest token is always drawn: engines divide by it."""
@@ -55,14 +55,17 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
-    """One problem's k samples."""
+class Answered:
+    """One problem's k samples, each with its grade."""
 
+    problem: Problem
+    prompt: tuple[int, ...]
+    steps: tuple[Step, ...]
     grades: tuple[Grade, ...]
-    num_tokens: int
 
     @property
     def exact(self) -> float:
+        """Share of them that solve it."""
         return sum(grade.exact for grade in self.grades) / len(self.grades)
 
 
@@ -81,8 +84,22 @@ async def evaluate(
     config: Config,
     progress: Callable[[int, float, tuple[float, float]], None],
 ) -> Evaluation:
-    """k samples of each problem. Starts the engine and ends it; `progress` gets (problems done, mean, interval)."""
-    started, answered, means = time.monotonic(), list[_Answered](), list[float]()
+    """Samples and grades, and sums it up; `progress` gets (problems done, mean, interval)."""
+    started, answered, means = time.monotonic(), list[Answered](), list[float]()
+
+    def note(one: Answered) -> None:
+        answered.append(one)
+        means.append(one.exact)
+        progress(len(answered), statistics.fmean(means), interval(means))
+
+    await answer(generation, task, problems, config, note)
+    return _summary(answered, config, time.monotonic() - started)
+
+
+async def answer(
+    generation: Generation, task: Task, problems: Sequence[Problem], config: Config, note: Callable[[Answered], None]
+) -> None:
+    """k samples of each problem, told one problem at a time. Starts the engine and ends it."""
     waiting = iter(problems)
 
     async def worker(engine: Engine) -> None:
@@ -91,17 +108,14 @@ async def evaluate(
             room = min(config.search.max_path_tokens, config.engine.max_model_tokens - len(prompt))
             steps = await engine.sample(prompt, config.evaluate.k, room)
             grades = tuple(task.grade(problem, generation.codec.decode(step.tokens)) for step in steps)
-            answered.append(_Answered(grades, sum(len(step.tokens) for step in steps)))
-            means.append(answered[-1].exact)
-            progress(len(answered), statistics.fmean(means), interval(means))
+            note(Answered(problem, prompt, steps, grades))
 
     async with generation.engine as engine, asyncio.TaskGroup() as group:
         for number in range(NUM_IN_FLIGHT):
             group.create_task(worker(engine), name=f"evaluate {number}")
-    return _summary(answered, config, time.monotonic() - started)
 
 
-def _summary(answered: Sequence[_Answered], config: Config, seconds: float) -> Evaluation:
+def _summary(answered: Sequence[Answered], config: Config, seconds: float) -> Evaluation:
     means = [one.exact for one in answered]
     grades = [grade for one in answered for grade in one.grades]
     return Evaluation(
@@ -112,7 +126,7 @@ def _summary(answered: Sequence[_Answered], config: Config, seconds: float) -> E
         mean_reward=statistics.fmean(grade.reward for grade in grades),
         k=config.evaluate.k,
         num_problems=len(answered),
-        generated_tokens=sum(one.num_tokens for one in answered),
+        generated_tokens=sum(len(step.tokens) for one in answered for step in one.steps),
         temperature=config.evaluate.temperature,
         seconds=round(seconds, 2),
     )
