@@ -44,6 +44,8 @@ def test_each_command_has_help_with_examples(command: str, capsys: pytest.Captur
         (("eval", "--model", "/nowhere", "--data", "x.jsonl"), "error: model.path: expected a Hugging Face model"),
         (("eval", "--model", MODEL, "--data", "/nowhere.jsonl"), "error: cannot read /nowhere.jsonl: No such file"),
         (("eval", "--model", MODEL, "--data", "x", "--temperature", "-1"), "evaluate.temperature"),
+        (("eval", "--model", MODEL, "--data", "x", "--top-p", "0"), "evaluate.top_p"),
+        (("eval", "--model", MODEL, "--data", "x", "--top-p", "0.9", "--search"), "error: --top-p: search samples the"),
         (("eval", "--model", MODEL, "--data", "x", "--set", "evaluate.kk=1"), "unknown field `kk`"),
         (("solve", "5 13 5 = x"), "or 5 13 5 9 = 31, found '5 13 5 = x'"),
         (("solve", "5 13 5 9 = 31", "--resume", "/nowhere.json"), "error: cannot read /nowhere.json: No such file"),
@@ -137,6 +139,15 @@ def test_a_fault_while_evaluating_is_one_line_with_exit_code_1(
     assert tsd("eval", "--model", MODEL, "--data", str(path), "--set", "engine.max_sequences=8") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: expected 1 to 255 state tokens and at most 8 samples, found")
+
+
+def test_a_nucleus_of_one_token_is_the_likeliest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(evaluated(tmp_path, capsys, "--top-p", "0.0001", "--json")[0])
+    greedy = json.loads(evaluated(tmp_path, capsys, "--temperature", "0", "--json")[0])
+    assert (found["top_p"], greedy["top_p"]) == (0.0001, 1)
+    assert found["generated_tokens"] == greedy["generated_tokens"]
+    out, _ = evaluated(tmp_path, capsys, "--top-p", "0.5")
+    assert "temperature    0.8, top-p 0.5\n" in out
 
 
 def test_at_temperature_0_every_sample_is_the_likeliest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

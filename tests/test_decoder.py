@@ -12,6 +12,7 @@ from tsd.engine.decoder import Decoder
 from tsd.engine.prefix_cache import Prefix, PrefixCache
 from tsd.engine.requests import Request
 from tsd.model.policy import Policy
+from tsd.model.sampling import nucleus
 from tsd.model.text import HfCodec
 from tsd.types import Finish
 
@@ -104,6 +105,19 @@ def test_the_same_seed_and_arrivals_give_the_same_samples(served: Served) -> Non
         return [step.tokens for request in requests for step in request.steps]
 
     assert sample() == sample()
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1.0, 4), (0.876, 4), (0.875, 3), (0.76, 3), (0.75, 2), (0.51, 2), (0.5, 1), (1e-9, 1)],
+)
+def test_a_nucleus_is_the_fewest_likeliest_tokens_that_reach_top_p(top_p: float, kept: int) -> None:
+    chances = torch.tensor([[0.125, 0.5, 0.125, 0.25], [0.25, 0.125, 0.5, 0.125]])
+    likeliest = [[1, 3, 0, 2], [2, 0, 1, 3]]  # of equals the first
+    for row, found in enumerate(nucleus(chances, top_p)):
+        inside = likeliest[row][:kept]
+        assert found.nonzero()[:, 0].tolist() == sorted(inside)
+        assert torch.equal(found[inside], chances[row, inside])
 
 
 def test_without_onednn_the_plain_product_serves(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

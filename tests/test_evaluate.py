@@ -7,10 +7,13 @@ import msgspec
 import pytest
 
 from tests.support.answering import ANSWERS, PROBLEMS, AnsweringEngine, configured, measure
+from tsd.config import load_config
 from tsd.engine import Generation
 from tsd.engine.mock import CharCodec, MockEngine
 from tsd.errors import EngineError
-from tsd.solve.evaluate import NUM_IN_FLIGHT, evaluate, interval
+from tsd.model.files import model_path
+from tsd.solve.evaluate import NUM_IN_FLIGHT, evaluate, evaluation_engine, interval
+from tsd.solve.solve import make_solver
 from tsd.tasks.countdown import Countdown
 from tsd.types import Step
 
@@ -24,6 +27,13 @@ async def test_the_figures_are_those_worked_out_by_hand() -> None:
     assert result.mean_reward == pytest.approx((4 * 1 + (1 + 2 * near - 1) + 4 * -1) / 12)
     assert result.generated_tokens == sum(len(text) for texts in ANSWERS.values() for text in texts)
     assert (result.k, result.num_problems, result.temperature) == (4, 3, 0.7)
+
+
+def test_top_p_is_an_evaluations_alone_and_never_a_searchs() -> None:
+    config = load_config(None, ["evaluate.top_p=0.5"])
+    directory = model_path(config.model.path)
+    assert vars(evaluation_engine(config, directory).engine)["top_p"] == 0.5
+    assert vars(make_solver(config).generation.engine)["top_p"] == 1.0
 
 
 async def test_progress_is_told_after_each_problem_and_ends_in_the_result() -> None:

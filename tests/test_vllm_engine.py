@@ -1,15 +1,19 @@
-"""What only the vLLM engine can get wrong: its processes, and a vLLM that is not there."""
+"""What only the vLLM engine can get wrong: its processes, and a vLLM that is not there; and top-p beside torch's."""
 
 import asyncio
 import gc
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
 from tests.support.engines import CASES, make_engine, make_model
+from tsd.doctor.parity import differences
 from tsd.errors import EngineError
+from tsd.model.sampling import log_policy
 
 pytestmark = pytest.mark.filterwarnings(
     # Importing vLLM touches names that torch 2.13 deprecates.
@@ -43,6 +47,26 @@ async def test_a_dead_engine_says_so_in_one_line_and_leaves_no_process(tmp_path:
     assert set(vllm_processes()) <= before
     vars(engine).clear()
     gc.collect()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["torch", pytest.param("vllm", marks=pytest.mark.vllm)])
+async def test_top_p_draws_within_the_nucleus_and_logprobs_stay_the_whole_policys(kind: str, tmp_path: Path) -> None:
+    case, top_p, state = CASES[0], 0.6, (7, 8, 9)
+    policy = make_model(case, tmp_path)
+    async with make_engine(kind, case, tmp_path, top_p=top_p) as engine:
+        calls = await asyncio.gather(*(engine.sample(state, 50, 3) for _ in range(40)))
+    steps = [step for call in calls for step in call]
+    assert max(map(max, differences(policy, state, steps[:50], case.temperature))) <= 1e-4
+    with torch.no_grad():
+        chances = log_policy(policy(torch.tensor([state]))[0][0, -1], case.temperature).exp()
+    order = chances.argsort(descending=True)
+    num_kept = 1 + int((chances[order].cumsum(0) < top_p).sum())
+    shares = chances[order[:num_kept]] / chances[order[:num_kept]].sum()
+    tokens = np.array([step.tokens[0] for step in steps])
+    assert set(tokens) <= set(order[:num_kept].tolist())
+    for token, share in zip(order[:num_kept].tolist(), shares.tolist(), strict=True):
+        assert abs((tokens == token).mean() - share) < 5 * np.sqrt(share * (1 - share) / len(tokens)) + 1e-3
 
 
 async def test_a_missing_vllm_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,11 +134,12 @@ class Served:
         return max(logprob for logprob, _ in found), max(value for _, value in found)
 
 
-def make_engine(kind: str, case: Case, directory: Path) -> Engine:
+def make_engine(kind: str, case: Case, directory: Path, top_p: float = 1.0) -> Engine:
+    options: dict[str, Any] = {"temperature": case.temperature, "dtype": "float32", "seed": 0, "top_p": top_p}
     if kind == "torch":
         from tsd.engine.torch_engine import TorchEngine
 
-        return TorchEngine(directory, CONFIG, temperature=case.temperature, dtype="float32", seed=0)
+        return TorchEngine(directory, CONFIG, **options)
     from tsd.engine.vllm_engine import VllmEngine
 
-    return VllmEngine(directory, CONFIG, temperature=case.temperature, dtype="float32", seed=0)
+    return VllmEngine(directory, CONFIG, **options)

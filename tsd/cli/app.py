@@ -154,10 +154,8 @@ def evaluate(
         Path, typer.Option(metavar="FILE", help='JSONL, a problem a line: `{"input":[5,13,5,9],"target":31}`.')
     ],
     k: Annotated[int, typer.Option(min=1, help="Samples of each problem.")] = 16,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Sampling temperature; 0 is greedy. [default: 0.8; with --search 1]"),
-    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy. [default: 0.8; with --search 1]")] = None,
+    top_p: Annotated[float, typer.Option(help="Sample only the likeliest tokens that reach this together.")] = 1.0,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates; `vllm` for GPUs.")] = "torch",
     style: Annotated[
         Literal["chat", "compact", "digits"] | None,
@@ -172,9 +170,9 @@ def evaluate(
 ) -> None:
     """Measure a model on a file of problems: mean@k, pass@k, share of legal answers.
 
-    Samples the model alone, without search; an answer counts only when it is exact. Progress is on standard error.
-    With --search: problems solved per 1,000 tokens by search, by independent samples, by the best of 16 by V, and by
-    the majority of 16; method.max_tokens is the budget of the first two.
+    Samples the model alone, without search; an answer counts only when it is exact. With --search: problems solved per
+    1,000 tokens by search, by independent samples, by the best of 16 by V, and by the majority of 16;
+    method.max_tokens is the budget of the first two.
 
     Examples:
 
@@ -189,12 +187,12 @@ def evaluate(
     from tsd.solve import solving_table
 
     if search:
+        if top_p != 1:
+            raise ValueError("--top-p: search samples the whole policy; leave it away with --search")
         rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
         return print(as_json(rows) if json else solving_table(rows))
-    options: dict[str, object] = {"engine.kind": engine, "evaluate.k": k}
-    if temperature is not None:
-        options["evaluate.temperature"] = temperature
-    settings = (*(setting(key, value) for key, value in options.items()), *(set_ or ()))
+    asked = {"engine.kind": engine, "evaluate.k": k, "evaluate.temperature": temperature, "evaluate.top_p": top_p}
+    settings = (*(setting(key, value) for key, value in asked.items() if value is not None), *(set_ or ()))
     result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
     print(as_json(result) if json else describe(result))
 

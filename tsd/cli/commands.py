@@ -150,7 +150,7 @@ def describe(result: Evaluation) -> str:
             f"pass@{k}        {result.pass_at_k:.1%}",
             f"legal answers  {result.format_rate:.1%}",
             f"mean reward    {result.mean_reward:.3f}",
-            f"temperature    {result.temperature:g}",
+            f"temperature    {result.temperature:g}{f', top-p {result.top_p:g}' if result.top_p < 1 else ''}",
             f"generated      {result.generated_tokens:,} tokens in {result.seconds:.1f} s",
         )
     )

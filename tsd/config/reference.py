@@ -139,6 +139,7 @@ KINDS = {
     "Positive": "a number above 0",
     "NotNegative": "a number from 0",
     "Share": "a number from 0 to 1",
+    "PositiveShare": "a number above 0, at most 1",
     "Port": "a port; 0 for any",
     "bool": "true or false",
     "str": "text",

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 
 from tsd.config.losses import CispoConfig, LossConfig
 from tsd.config.methods import IndexConfig, MethodConfig
-from tsd.config.numbers import Count, NotNegative, Positive, Share, Whole
+from tsd.config.numbers import Count, NotNegative, Positive, PositiveShare, Share, Whole
 from tsd.config.transport import TransportConfig
 
 
@@ -188,6 +188,8 @@ class EvaluateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Samples of each problem."""
     temperature: NotNegative = 0.8
     """Sampling temperature; 0.8 is that of the published search, 0 always takes the likeliest token."""
+    top_p: PositiveShare = 1.0
+    """Samples only the likeliest tokens whose probability reaches this together; 1 samples all. Never in search."""
     every: Whole = 0
     """Updates between two evaluations beside training, each of a checkpoint that is written for it; 0 for none."""
     validation_problems: Count = 100

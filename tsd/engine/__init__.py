@@ -28,8 +28,12 @@ def engine_model(config: Config) -> Path | None:
     return model_path(config.model.path) if config.engine.needs_model else None
 
 
-def make_engine(config: Config, directory: Path | None, *, temperature: float, seed: int) -> Generation:
+def make_engine(
+    config: Config, directory: Path | None, *, temperature: float, seed: int, top_p: float = 1.0
+) -> Generation:
     """The engine that `engine.kind` names, on the model in `directory`.
+
+    `top_p` below 1 is for evaluations: what is sampled so is no sample of the policy that logprobs speak of.
 
     Raises ValueError for a directory that is no model. An engine that cannot start says so when entered.
     """
@@ -44,14 +48,14 @@ def make_engine(config: Config, directory: Path | None, *, temperature: float, s
         case "torch":
             from tsd.engine.torch_engine import TorchEngine
 
-            return _on_model(TorchEngine, config, directory, temperature=temperature, seed=seed)
+            return _on_model(TorchEngine, config, directory, temperature=temperature, seed=seed, top_p=top_p)
         case "vllm":
             from tsd.engine.vllm_engine import VllmEngine
 
             placement = parse_gpus(config.gpus)
             shares = config.evaluate.every > 0 or any(map(placement.is_shared, placement.gen))
             make = partial(VllmEngine, shares_gpu=shares)
-            return _on_model(make, config, directory, temperature=temperature, seed=seed)
+            return _on_model(make, config, directory, temperature=temperature, seed=seed, top_p=top_p)
     assert_never(config.engine.kind)
 
 
@@ -67,13 +71,11 @@ def _mock(engine: EngineConfig, directory: Path | None, seed: int) -> Generation
     return Generation(mock, CharCodec())
 
 
-def _on_model(
-    make: Callable[..., Engine], config: Config, directory: Path | None, *, temperature: float, seed: int
-) -> Generation:
+def _on_model(make: Callable[..., Engine], config: Config, directory: Path | None, **sampling: float) -> Generation:
     """An engine whose weights are a directory's."""
     assert directory is not None, "engines that need a model are given one"
     from tsd.model.text import HfCodec
 
     codec, dtype, head_dtype = HfCodec(directory), config.model.dtype, config.model.head_dtype
-    engine = make(directory, config.engine, temperature=temperature, dtype=dtype, head_dtype=head_dtype, seed=seed)
+    engine = make(directory, config.engine, dtype=dtype, head_dtype=head_dtype, **sampling)
     return Generation(engine, codec)

@@ -18,7 +18,7 @@ from tsd.engine.prefix_cache import Prefix, PrefixCache
 from tsd.engine.requests import Group, Request, Sample, groups_of
 from tsd.engine.trunk import Trunk
 from tsd.model.policy import Policy
-from tsd.model.sampling import log_policy
+from tsd.model.sampling import log_policy, nucleus
 from tsd.types import Finish, Step, WeightUpdate
 
 PREFILL_TOKENS = 8192
@@ -40,8 +40,9 @@ class Decoder:
         max_tokens: int,
         cache_bytes: int,
         seed: int,
+        top_p: float = 1.0,
     ) -> None:
-        self.finish, self.temperature = finish, temperature
+        self.finish, self.temperature, self.top_p = finish, temperature, top_p
         self.max_samples, self.max_tokens = max_samples, max_tokens
         self.trunk = Trunk(policy, max_tokens)
         trunk = self.trunk
@@ -207,6 +208,8 @@ class Decoder:
         for i, sample in enumerate(self.samples):
             if sample.group.request.excluded and not sample.tokens:
                 _exclude(chances[i], sample.group.request.excluded)
+        if self.top_p < 1:
+            chances = nucleus(chances, self.top_p)
         shares = chances.cumsum(-1, dtype=torch.float64)
         drawn = torch.rand(len(shares), 1, dtype=torch.float64, generator=self.rng).to(shares.device)
         tokens = torch.searchsorted(shares / shares[:, -1:], drawn, right=True)  # [B, 1]

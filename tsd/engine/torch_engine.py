@@ -41,9 +41,10 @@ class TorchEngine:
         dtype: str,
         seed: int,
         head_dtype: HeadDtype = "float32",
+        top_p: float = 1.0,
     ) -> None:
         self.directory, self.config = directory, config
-        self.temperature, self.dtype, self.seed = temperature, dtype, seed
+        self.temperature, self.top_p, self.dtype, self.seed = temperature, top_p, dtype, seed
         self.head_dtype: HeadDtype = head_dtype
         self._pending: deque[tuple[Request, asyncio.Future[Request]]] = deque()
         self._running: dict[Request, asyncio.Future[Request]] = {}
@@ -173,4 +174,5 @@ class TorchEngine:
             max_tokens=self.config.max_model_tokens,
             cache_bytes=self.config.cache_mb * 2**20,
             seed=self.seed,
+            top_p=self.top_p,
         )

@@ -42,12 +42,14 @@ class VllmEngine:
         dtype: str,
         seed: int,
         head_dtype: HeadDtype = "float32",
+        top_p: float = 1.0,
         shares_gpu: bool = False,
         stops: tuple[str, str] = STOPS,
     ) -> None:
         self.directory, self.config = directory, config
         self.temperature, self.dtype, self.seed, self.stops = temperature, dtype, seed, stops
         self.head_dtype: HeadDtype = head_dtype
+        self.top_p = top_p
         self.shares_gpu = shares_gpu
         self.version = 0
         self._serial = itertools.count()
@@ -153,7 +155,7 @@ class VllmEngine:
         return tuple(self._step(sample, version) for sample in samples)
 
     def _params(self, num_samples: int, max_tokens: int, stops: Sequence[str], excluded: Sequence[int]) -> Any:
-        """Plain sampling at temperature 1: the engine's own temperature is in the logits, see `vllm_model`."""
+        """Sampling at temperature 1: the engine's own temperature is in the logits, see `vllm_model`."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         running = self._running
@@ -163,6 +165,7 @@ class VllmEngine:
             n=num_samples,
             max_tokens=max_tokens,
             temperature=1.0,
+            top_p=self.top_p,
             stop=texts,
             include_stop_str_in_output=True,
             stop_token_ids=[*ids, *running.eos_ids],

@@ -51,6 +51,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     num_problems: int
     generated_tokens: int
     temperature: float
+    top_p: float = 1.0
     seconds: float
 
 
@@ -128,14 +129,16 @@ def _summary(answered: Sequence[Answered], config: Config, seconds: float) -> Ev
         num_problems=len(answered),
         generated_tokens=sum(len(step.tokens) for one in answered for step in one.steps),
         temperature=config.evaluate.temperature,
+        top_p=config.evaluate.top_p,
         seconds=round(seconds, 2),
     )
 
 
 def evaluation_engine(config: Config, directory: Path | None) -> Generation:
-    """The configured engine at the evaluation's temperature."""
-    temperature = max(GREEDY, config.evaluate.temperature)
-    return make_engine(config, directory, temperature=temperature, seed=config.seed)
+    """The configured engine, sampling as evaluations do."""
+    asked = config.evaluate
+    temperature = max(GREEDY, asked.temperature)
+    return make_engine(config, directory, temperature=temperature, seed=config.seed, top_p=asked.top_p)
 
 
 async def evaluate_run(run_dir: Path, when: Literal["before", "during", "after"], checkpoint: Path | None) -> None:
