@@ -5,11 +5,12 @@ Knows nothing about training; generators keep a calibration up while the policy 
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from tsd.config import Config
 from tsd.engine import Generation
 from tsd.search import Calibration
-from tsd.search.calibration import strength_of
+from tsd.search.calibration import load_calibration, strength_of
 from tsd.search.harvest import NO_END
 from tsd.types import Engine, Grade, Problem, Task
 
@@ -39,6 +40,12 @@ async def calibrate(
             group.create_task(worker(), name=f"calibrate {number}")
     calibration.strength = strength_of(num_solved, NUM_SAMPLES)
     return calibration
+
+
+async def known_or_made(generation: Generation, task: Task, config: Config, directory: Path | None) -> Calibration:
+    """The one beside a model's weights; a new one where there is none, or problems are not those it was made of."""
+    known = load_calibration(directory)
+    return known if known.states and not config.task.rare else await calibrate(generation, task, config)
 
 
 async def _path(
