@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rows import update_row
 from tsd.learn.checkpoint import TrainState, damage, latest_checkpoint, load_state, save_checkpoint, set_damaged_aside
+from tsd.observe.metrics import MetricsWriter
 from tsd.report.export import export
+from tsd.run.rundir import lost_work
 
 
 def save(directory: Path) -> None:
@@ -70,3 +73,17 @@ def test_a_damaged_checkpoint_is_not_exported(run_dir: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"update-000015 is damaged: model\.safetensors is not as it was written"):
         export(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
+    assert list(lost_work(tmp_path)) == []
+    with MetricsWriter(tmp_path) as metrics:
+        metrics.write(update_row(3, time_s=1.0))
+    assert list(lost_work(tmp_path)) == [
+        f"{tmp_path} made 3 updates and has no checkpoint: training begins anew from its start"
+    ]
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="made 3 updates, and its checkpoints are gone: put them back"):
+        list(lost_work(tmp_path))
+    save_checkpoint(tmp_path, TrainState(update=3), save, num_kept=3)
+    assert list(lost_work(tmp_path)) == []

@@ -123,6 +123,7 @@ def launch(
     with ExitStack() as stack:
         lock = stack.enter_context(rundir.locked(directory))
         _warn(console, set_damaged_aside(directory))
+        _warn(console, rundir.lost_work(directory))
         save_config(config, directory / rundir.CONFIG_FILE)
         sinks = tuple(_sinks(config, directory, stack))
         run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)

@@ -23,7 +23,7 @@ import msgspec
 from tsd.config import Config
 from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
 from tsd.learn.validation import chosen_checkpoint
-from tsd.observe.metrics import MetricsReader
+from tsd.observe.metrics import MetricsReader, UpdateRow
 from tsd.observe.state import RunState
 from tsd.run.books import Books, balance
 from tsd.run.guardian import GRACE_S, KILL_S, is_running
@@ -154,6 +154,23 @@ def is_trained(run_dir: Path, config: Config) -> bool:
         return False
     state = load_state(checkpoint)
     return state.complete and reached_end(config.train, state)
+
+
+def lost_work(run_dir: Path) -> Iterator[str]:
+    """A line where a run made updates and has no checkpoint of them: it begins anew.
+
+    Raises ValueError where it had come to its end: then somebody has removed them.
+    """
+    if latest_checkpoint(run_dir) is not None:
+        return
+    rows = MetricsReader(run_dir).read()
+    count = max((row.update for row in rows if isinstance(row, UpdateRow)), default=0)
+    if count and (run_dir / SUMMARY_FILE).exists():
+        raise ValueError(
+            f"{run_dir} made {count} updates, and its checkpoints are gone: put them back, or start a new run"
+        )
+    if count:
+        yield f"{run_dir} made {count} updates and has no checkpoint: training begins anew from its start"
 
 
 def summarise(run_dir: Path, keep_best: bool) -> Summary:
