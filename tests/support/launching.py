@@ -50,8 +50,10 @@ def launched(command: Sequence[str]) -> Iterator[Launched]:
     try:
         yield launched
     finally:
-        for process in launched.alive():
-            process.kill()
+        deadline = time.monotonic() + PATIENCE_S
+        while (left := launched.alive()) and time.monotonic() < deadline:  # one may have been starting another
+            for process in left:
+                process.kill()
         if launched.process.stdout is not None and not launched.process.stdout.closed:
             launched.process.communicate(timeout=PATIENCE_S)
         launched.process.wait(PATIENCE_S)
