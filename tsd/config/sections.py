@@ -128,6 +128,9 @@ class SearchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Longest step."""
     max_path_tokens: Count = 200
     """Longest path without its prompt; longer ones end as truncated, with the worst reward."""
+    memory: str = ""
+    """Search by index: the directory of a memory of steps, whose outcomes count in what new steps like them are worth;
+    none where empty. Each generator has one of its own in it. Needs the extra `chroma`."""
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,5 +232,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Default of `tsd launch --gpus`."""
 
     def __post_init__(self) -> None:
+        if self.search.memory and not isinstance(self.method, IndexConfig):
+            raise ValueError("search.memory is for search by index: set method.kind=index, or leave it empty")
         if (self.train.keep_best or self.train.patience) and not self.evaluate.every:
             raise ValueError("train.keep_best and train.patience need validation: set evaluate.every, such as to 50")

@@ -34,6 +34,7 @@ from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
 from tsd.search import Tree, plant
 from tsd.search.calibration import RUNNING, load_calibration, save_calibration
+from tsd.search.chroma import open_memory
 from tsd.tasks import make_task
 from tsd.tasks.reward_model import RewardModel, Scored
 from tsd.tasks.rewards import make_grader
@@ -199,6 +200,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         grader = make_grader(task, config, event, model=reward_model)
         calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
         calibration.fade(KEPT_PATHS)
+        memory = await asyncio.to_thread(open_memory, config.search, f"generator-{index}")
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(
             index,
@@ -207,7 +209,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             task,
             generation.codec,
             engine,
-            make_method(config.method, calibration),
+            make_method(config.method, calibration, memory),
             outbox,
             progress,
             weights,

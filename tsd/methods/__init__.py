@@ -13,7 +13,7 @@ from tsd.methods.groups import Groups
 from tsd.methods.index import ByIndex
 from tsd.methods.puct import Puct
 from tsd.methods.targets import Targets
-from tsd.search import Calibration, Tree
+from tsd.search import Calibration, Memory, Tree
 from tsd.types import Engine, Trajectory
 
 __all__ = ["Method", "Targets", "make_method"]
@@ -31,11 +31,11 @@ class Method(Protocol):
         ...
 
 
-def make_method(config: MethodConfig, calibration: Calibration | None = None) -> Method:
-    """The one that [method] names; `calibration` is what search by index goes by, where it collects."""
+def make_method(config: MethodConfig, calibration: Calibration | None = None, memory: Memory | None = None) -> Method:
+    """The one that [method] names; `calibration` and `memory` are what search by index goes by, where it collects."""
     match config:
         case IndexConfig():
-            return ByIndex(config, calibration or Calibration())
+            return ByIndex(config, calibration or Calibration(), memory)
         case PuctConfig():
             return Puct(config)
         case GroupsConfig():

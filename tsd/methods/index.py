@@ -15,7 +15,7 @@ import numpy as np
 
 from tsd.config import IndexConfig
 from tsd.methods.targets import Array, Targets
-from tsd.search import Calibration, Tree, expected, search_by_index
+from tsd.search import Calibration, Memory, Tree, expected, search_by_index
 from tsd.types import NO_PARENT, Engine, Trajectory
 
 MIN_SCALE = 0.05
@@ -28,9 +28,10 @@ class ByIndex:
 
     config: IndexConfig
     calibration: Calibration
+    memory: Memory | None = None
 
     async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
-        await search_by_index(tree, engine, self.config, self.calibration, learns=True)
+        await search_by_index(tree, engine, self.config, self.calibration, learns=True, memory=self.memory)
         return [expected(tree)]
 
     def targets(self, group: Sequence[Trajectory]) -> list[Targets]:

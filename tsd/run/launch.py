@@ -28,6 +28,7 @@ from tsd.run import rundir
 from tsd.run.identity import run_id
 from tsd.run.plan import make_plan, render_plan
 from tsd.run.supervisor import PROGRAMS, Programs, Run, supervise
+from tsd.search.chroma import check_memory
 from tsd.tasks import make_task
 from tsd.tasks.checked import Checked
 from tsd.tasks.rewards import load_rewards
@@ -79,6 +80,7 @@ class Request:
             problems_of_run(task, "validation", config)  # what there is none of is said now, not in mid-training
         for check in (check_tensorboard, check_wandb, check_prometheus):
             check(config.observe)
+        check_memory(config.search)
         for role in OTHER:
             load_keys(config.transport.keys, role)
         return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)

@@ -9,6 +9,7 @@ from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.glance import glance
 from tsd.search.harvest import best_rewarded, expected, lone, most_visited
+from tsd.search.memory import Memory
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
 from tsd.search.puct import search_by_puct
@@ -20,6 +21,7 @@ __all__ = [
     "NO_LIMIT",
     "Budget",
     "Calibration",
+    "Memory",
     "Node",
     "NodeRecord",
     "Status",

@@ -11,6 +11,7 @@ from tsd.config import IndexConfig
 from tsd.search.calibration import Calibration
 from tsd.search.grow import grow
 from tsd.search.index import SOLVED_FAILS, Index, Prospect
+from tsd.search.memory import Memory, Place, first_value, outcomes
 from tsd.search.node import Node, Status
 from tsd.search.tree import Budget, Tree
 from tsd.search.unsampled import NOTHING
@@ -27,15 +28,20 @@ async def search_by_index(
     *,
     learns: bool = False,
     rule: type[Index] = Index,
+    memory: Memory | None = None,
 ) -> str:
     """Grows a tree, also one that has grown already, up to its budget; returns the reason for the end.
 
     With `learns` the tree's first path, a plain sample, is run to its end and teaches the calibration. `rule` may be
-    another index.
+    another index. A `memory` is asked about new states, and learns what came of those that search went on from.
     """
     tree.budget = Budget(max_tokens=config.max_tokens, solutions=config.solutions)
     index = rule(tree.root, calibration, learns=learns, seed=tree.seed, give_up=config.give_up)
-    return await grow(tree, lambda: simulate(tree, engine, index), config.agents)
+    index.memory = memory
+    reason = await grow(tree, lambda: simulate(tree, engine, index), config.agents)
+    if memory is not None:
+        await memory.remember(outcomes(tree))
+    return reason
 
 
 async def simulate(tree: Tree, engine: Engine, index: Index) -> None:
@@ -84,7 +90,7 @@ async def _follow(
             if whole:
                 index.calibration.add(*_values_and_lengths(path), child.end_value, solved)
             return child.end_value
-        following = index.enter(child, prospect)
+        following = index.enter(child, prospect, child.mean)
         ends = tree.stop_reason() is not None or not index.is_best(following)
         # A whole path goes on all the same, unless an engine has repeated itself and this state has nothing new left.
         if following.unsampled.mass < NOTHING or (ends and not whole):
@@ -107,15 +113,21 @@ async def _sample_new(tree: Tree, engine: Engine, index: Index, prospect: Prospe
     try:
         room = tree.step_room(node) - len(shared)
         expansion = await engine.expand((*tree.state(node), *shared), 1, room, known)
+        step = _joined(node, shared, expansion.steps[0])
+        value = step.values[-1]
+        if index.memory is not None and step.finish == "step":
+            value = await first_value(index.memory, Place(tree.prompt, step.tokens), value)
     finally:
         unsampled.give_back(shared)
         index.num_under_way -= 1
         index.changed()
     if not shared:
         node.value = expansion.value
-    step = _joined(node, shared, expansion.steps[0])
     unsampled.add(step)
-    return tree.add(node, (step,), num_shared=len(shared))
+    child = tree.add(node, (step,), num_shared=len(shared))
+    if not child.visits:
+        child.mean = value
+    return child
 
 
 def _joined(node: Node, shared: tuple[int, ...], rest: Step) -> Step:

@@ -101,9 +101,7 @@ def expected(tree: Tree) -> Trajectory:
         assert node.step is not None
         assert node.parent is not None
         mass[node] = mass[node.parent] * math.exp(sum(node.step.logprobs))
-    q: dict[Node, float] = {}
-    for node in reversed(nodes):
-        q[node] = _expected_q(node, q)
+    q = expected_values(tree)
     place = {node: i for i, node in enumerate(nodes[1:])}
     grades = [node.grade for node in place if node.grade] or [NO_END]
     return make_trajectory(
@@ -114,6 +112,14 @@ def expected(tree: Tree) -> Trajectory:
         q=[q[node] for node in place],
         grade=max(grades, key=lambda grade: grade.reward),
     )
+
+
+def expected_values(tree: Tree) -> dict[Node, float]:
+    """Q of every node: what the policy may expect of it, as far as the tree knows."""
+    q: dict[Node, float] = {}
+    for node in reversed(list(tree.root.walk())):
+        q[node] = _expected_q(node, q)
+    return q
 
 
 def _expected_q(node: Node, below: dict[Node, float]) -> float:

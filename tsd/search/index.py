@@ -16,6 +16,7 @@ import random
 from dataclasses import dataclass, field
 
 from tsd.search.calibration import Calibration
+from tsd.search.memory import Memory
 from tsd.search.node import Node, Status
 from tsd.search.unsampled import NOTHING, Unsampled
 
@@ -60,6 +61,8 @@ class Index:
         self.rng = random.Random(seed)
         self.root = Prospect(root, None, calibration.solve_rate, calibration.path_tokens)
         self.prospects = {root: self.root}
+        self.memory: Memory | None = None
+        """Whoever searches the tree sets it."""
         self.num_under_way = 0
         self.num_begun = 0
         """Paths begun."""
@@ -90,13 +93,12 @@ class Index:
         """Whether something is left to sample there, and promises enough."""
         return index > 0 and index >= self.least
 
-    def enter(self, node: Node, up: Prospect) -> Prospect:
-        """A state becomes a prospect, or is one already."""
+    def enter(self, node: Node, up: Prospect, value: float) -> Prospect:
+        """A state of that first value becomes a prospect, or is one already."""
         known = self.prospects.get(node)
         if known is not None:
             return known
-        assert node.step is not None
-        chance, tokens_left = self.calibration.judge(node.depth, node.step.values[-1])
+        chance, tokens_left = self.calibration.judge(node.depth, value)
         prospect = self.prospects[node] = Prospect(node, up, chance, tokens_left)
         return prospect
 
@@ -106,14 +108,14 @@ class Index:
         for node in nodes:
             assert node.parent is not None
             assert node.step is not None
-            up = self.prospects[node.parent]
+            up, value = self.prospects[node.parent], node.step.values[-1]
             up.unsampled.add(node.step)
             if node.status is not Status.OPEN:
                 up.fail(SOLVED_FAILS if node.grade is not None and node.grade.exact else 1.0)
             elif not node.made:
-                up.fail(1 - self.enter(node, up).chance)
+                up.fail(1 - self.enter(node, up, value).chance)
             else:
-                self.enter(node, up)
+                self.enter(node, up, value)
 
     def begins_whole(self) -> bool:
         """Counts a path that begins, and says whether it is to be run to its end."""

@@ -10,8 +10,9 @@ import msgspec
 
 from tsd.config import Config
 from tsd.engine import Generation, engine_model, make_engine
-from tsd.search import Calibration, Tree, TreeRecord, Way, best_rewarded, plant, record, resume, search, way_of
+from tsd.search import Calibration, Memory, Tree, TreeRecord, Way, best_rewarded, plant, record, resume, search, way_of
 from tsd.search.calibration import load_calibration
+from tsd.search.chroma import open_memory
 from tsd.tasks import make_task
 from tsd.types import Grade, Problem, Task
 
@@ -40,6 +41,7 @@ class Solver:
     task: Task
     generation: Generation
     calibration: Calibration
+    memory: Memory | None
 
     def begin(self, text: str, saved: TreeRecord | None = None) -> tuple[Problem, Tree]:
         """A problem, and the tree to search; `saved` is one to go on with.
@@ -58,7 +60,7 @@ class Solver:
     async def solve(self, problem: Problem, tree: Tree, way: Way | None = None) -> Solution:
         """Searches up to the budget, in a `way` of its own where there is one."""
         engine, codec = self.generation.engine, self.generation.codec
-        ended_by = await search(tree, engine, way or self.way, self.calibration)
+        ended_by = await search(tree, engine, way or self.way, self.calibration, self.memory)
         path = await best_rewarded(tree, engine)
         return Solution(
             problem=problem.text,
@@ -80,7 +82,8 @@ def make_solver(config: Config) -> Solver:
     """Raises ValueError for a model that cannot be read, or a method that does not search."""
     way, directory = way_of(config), engine_model(config)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-    return Solver(config, way, make_task(config.task), generation, load_calibration(directory))
+    calibration, memory = load_calibration(directory), open_memory(config.search)
+    return Solver(config, way, make_task(config.task), generation, calibration, memory)
 
 
 def read_tree(path: Path) -> TreeRecord:

@@ -14,7 +14,8 @@ import msgspec
 
 from tsd.config import Config, IndexConfig
 from tsd.engine import Generation
-from tsd.search import Calibration, plant, search, way_of
+from tsd.search import Calibration, Memory, plant, search, way_of
+from tsd.search.chroma import open_memory
 from tsd.tasks.answers import answer_of
 from tsd.types import Problem, Step, Task
 
@@ -79,17 +80,17 @@ async def compare_solving(
     ways: Sequence[str] = WAYS,
 ) -> list[Solving]:
     """A row for each way, one after the other on one engine; search with each number of agents."""
-    to_the_end = _with(config, give_up=0.0)
+    to_the_end, memory = _with(config, give_up=0.0), await asyncio.to_thread(open_memory, config.search)
     solvers = {
         "samples": by_samples(generation, task, to_the_end, calibration),
         "samples that give up": by_samples(generation, task, config, calibration),
         "best": by_choice(generation, task, config, majority=False),
         "majority": by_choice(generation, task, config, majority=True),
-        "search to the end": by_search(generation, task, _with(to_the_end, agents=agents[0]), calibration),
+        "search to the end": by_search(generation, task, _with(to_the_end, agents=agents[0]), calibration, memory),
     }
     rows = [await attempt_all(way, problems, solvers[way], TREES_AT_ONCE) for way in ways if way in solvers]
     for number in agents if "search" in ways else ():
-        solver = by_search(generation, task, _with(config, agents=number), calibration)
+        solver = by_search(generation, task, _with(config, agents=number), calibration, memory)
         rows.append(await attempt_all(f"search, agents: {number}", problems, solver, TREES_AT_ONCE))
     return rows
 
@@ -127,13 +128,15 @@ def _rate(attempts: Sequence[Attempt]) -> float:
     return 1000 * sum(one.solved for one in attempts) / max(1, sum(one.num_tokens for one in attempts))
 
 
-def by_search(generation: Generation, task: Task, config: Config, calibration: Calibration) -> Solver:
+def by_search(
+    generation: Generation, task: Task, config: Config, calibration: Calibration, memory: Memory | None = None
+) -> Solver:
     """A tree as `[method]` says, until it is solved, given up, or its budget is spent."""
     way = way_of(config)
 
     async def solve(problem: Problem) -> Attempt:
         tree = plant(problem, task, generation.codec, config.task.style, config.search)
-        await search(tree, generation.engine, way, calibration)
+        await search(tree, generation.engine, way, calibration, memory)
         return Attempt(tree.solved, tree.num_generated)
 
     return solve
