@@ -1,5 +1,6 @@
 """For every test: a call that would block the event loop fails it. For those that ask: addresses and a context."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import zmq.asyncio
 from blockbuster import blockbuster_ctx
 
 from tsd.transport.addresses import Addresses
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub of the world
 
 LONG_S = 60
 """The limit of a test that says nothing of its own: see `timeout` in pyproject.toml."""

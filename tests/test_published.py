@@ -11,7 +11,7 @@ PUBLISHED: dict[str, object] = {
     "task.num_numbers": (4,),
     "task.rare": True,
     "task.num_train": 20_000,
-    "model.path": "models/Qwen2.5-1.5B-Instruct",
+    "model.path": "Qwen/Qwen2.5-1.5B-Instruct",
     "engine.temperature": 0.8,
     "method.__class__": PuctConfig,
     "method.agents": 16,

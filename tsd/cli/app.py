@@ -20,7 +20,9 @@ from tsd.errors import TaskError, TsdError
 from tsd.observe.output import lasting
 from tsd.observe.printable import printable
 
-Model = Annotated[str, typer.Option(metavar="DIR", help="A Hugging Face model directory, or `builtin:countdown-tiny`.")]
+Model = Annotated[
+    str, typer.Option(metavar="MODEL", help="A Hugging Face model's directory or name, or `builtin:countdown-tiny`.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 BUILTIN_MODEL = "builtin:countdown-tiny"
 
@@ -180,7 +182,7 @@ def evaluate(
 
     - `tsd eval --model runs/20250131-120000/checkpoints/update-000200 --data problems/heldout.jsonl --json`
 
-    - `tsd eval --model models/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
+    - `tsd eval --model Qwen/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
     --set engine.max_model_tokens=2048 --set search.max_path_tokens=1024`: longer answers
     """
     from tsd.cli.commands import FileEvaluation, SolvingComparison, as_json, describe, setting
@@ -230,7 +232,7 @@ def solve(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, such as `tsd export` writes.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's directory or name, as for `tsd eval`.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine's loopback; 0 for any.")] = 8000,
     engine: Annotated[Literal["torch", "vllm", "mock"], typer.Option(help="What generates.")] = "torch",
     seed: Seed = 0,

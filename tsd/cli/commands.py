@@ -22,6 +22,7 @@ from tsd.doctor.soak import soak
 from tsd.engine import make_engine
 from tsd.errors import leaves
 from tsd.model.files import model_path
+from tsd.model.hub import fetch, fetched
 from tsd.observe.printable import printable
 from tsd.search import Calibration
 from tsd.search.calibration import FILE, load_calibration, save_calibration
@@ -63,7 +64,7 @@ class FileEvaluation:
 
     def run(self, console: Console) -> Evaluation:
         """Raises ValueError for a model, a file or a setting that cannot be; `console` shows progress."""
-        directory = model_path(self.model)
+        directory = model_path(fetch(self.model))
         config = load_config(None, (setting("task.style", self.style or _style(directory)), *self.settings))
         task = make_task(config.task)
         problems = read_problems(task, self.data, self.limit)
@@ -85,7 +86,7 @@ class SolvingComparison:
 
     def run(self) -> list[Solving]:
         """Raises ValueError for a model, a file or a setting that cannot be."""
-        directory = model_path(self.model)
+        directory = model_path(fetch(self.model))
         options = {
             "engine.kind": self.engine,
             **({} if self.temperature is None else {"engine.temperature": self.temperature}),
@@ -162,7 +163,7 @@ def _share_with(ci95: Sequence[float], mean: float) -> str:
 
 def measure_search(settings: Sequence[str], agents: str, trees: str, problems: int = 0) -> list[Measurement]:
     """`tsd bench-search`. Raises ValueError for lists that are none."""
-    config = load_config(None, settings)
+    config = fetched(load_config(None, settings))
     return _run(bench_search(config, counts("--agents", agents), counts("--trees", trees), problems))
 
 
@@ -198,10 +199,11 @@ def serve_model(settings: Sequence[str], port: int, say: Callable[[str], None]) 
 
 def _styled(settings: Sequence[str]) -> Config:
     """Settings over the style that the model is asked in."""
-    config = load_config(None, settings)
-    if config.engine.kind not in ("torch", "vllm"):
+    config = fetched(load_config(None, settings))
+    if not config.engine.needs_model:
         return config
-    return load_config(None, [setting("task.style", _style(model_path(config.model.path))), *settings])
+    style, model = _style(model_path(config.model.path)), setting("model.path", config.model.path)
+    return load_config(None, [setting("task.style", style), *settings, model])
 
 
 def describe_solution(solution: Solution) -> str:

@@ -41,7 +41,7 @@ def warmstart(
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(metavar="DIR", help="A model directory with a value head, yours to write to.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A directory or name of a model with a value head.")],
     problems: Annotated[int, typer.Option(min=1, help="Training problems, of which each is sampled 32 times.")] = 250,
     engine: Annotated[Literal["torch", "vllm"], typer.Option(help="What generates.")] = "torch",
     seed: Seed = 0,

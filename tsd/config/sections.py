@@ -56,7 +56,7 @@ class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     what reward.model says; others come from packages, see `tsd.types.Reward`. What is not named does not count, `task`
     included; a weight of 0 measures without counting."""
     model: str = ""
-    """Directory of a reward model, any sequence classifier of Hugging Face; it counts by `weights.model`."""
+    """Directory or name of a reward model, any sequence classifier of Hugging Face; it counts by `weights.model`."""
 
     def __post_init__(self) -> None:
         if ("model" in self.weights) != bool(self.model):
@@ -72,7 +72,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """[model]: where training starts."""
 
     path: str = "builtin:countdown-tiny"
-    """A Hugging Face directory, or `builtin:NAME` for a model shipped with tsd."""
+    """A Hugging Face directory; a model's name on its hub, `OWNER/NAME` or `OWNER/NAME@REVISION`; or `builtin:NAME` for
+    one shipped with tsd."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the engines, and of the trainer's forward pass; its weights and losses are float32 always."""
     head_dtype: HeadDtype = "float32"

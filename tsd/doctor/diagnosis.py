@@ -15,6 +15,7 @@ from tsd.config.devices import parse_gpus, visible_gpus
 from tsd.doctor.machine import Finding, examine, look
 from tsd.doctor.trial import examine_task
 from tsd.errors import EngineError
+from tsd.model.hub import FILES, SMALL, fetched
 from tsd.observe.printable import printable
 
 MARKS = {"fine": ("ok", "green"), "warning": ("look", "yellow"), "error": ("WRONG", "bold red")}
@@ -25,7 +26,7 @@ def diagnose(
     path: Path | None, settings: Sequence[str], gpus: str | None, directory: Path, quick: bool, progress: Console
 ) -> list[Finding]:
     """All findings for a run. Raises ValueError for settings that cannot be."""
-    config = load_config(path or MAIN_JOB, settings)
+    config = fetched(load_config(path or MAIN_JOB, settings), SMALL if quick else FILES)
     placement = parse_gpus(gpus or config.gpus)
     found = [_devices(placement.gpus), *examine(config, placement, directory, look(directory, placement.gpus))]
     if quick or any(finding.level == "error" for finding in found):

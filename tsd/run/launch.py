@@ -7,7 +7,7 @@ does not import torch: `tsd launch` answers at once.
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from tsd.config import MAIN_JOB, Config, load_config, save_config
 from tsd.config.devices import Placement, bind, parse_gpus, visible_gpus
 from tsd.learn.checkpoint import set_damaged_aside
 from tsd.model.files import model_path
+from tsd.model.hub import SHAPE, Unreachable, fetched
 from tsd.observe.metrics import Sink
 from tsd.observe.printable import printable
 from tsd.observe.prometheus import check_prometheus, serve_prometheus
@@ -100,8 +101,10 @@ def _check_same_model(before: Config, now: Config) -> None:
 
 
 def dry_run(request: Request) -> str:
-    """What `launch` would do, as text. Changes nothing."""
+    """What `launch` would do, as text. Starts nothing, and downloads at most a config.json."""
     config = request.resolve()
+    with suppress(Unreachable):  # the plan then estimates by a size in the name
+        config = fetched(config, SHAPE)
     return render_plan(make_plan(config, parse_gpus(config.gpus), request.directory))
 
 
@@ -116,6 +119,7 @@ def launch(
     placement, directory = parse_gpus(config.gpus), request.directory
     if placement.gpus:
         placement = bind(placement, visible_gpus(os.environ))
+    config = fetched(config)
     if config.engine.needs_model:
         model_path(config.model.path)
     _warn(console, look_over(config, placement, directory))

@@ -8,10 +8,10 @@ awaited; the reward that training mixes then only looks the score up. Knows noth
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tsd.model.files import model_path
 from tsd.types import Engine, Expansion, Grade, Problem, Step, WeightUpdate
 
 BATCH = 32
@@ -29,7 +29,7 @@ class RewardModel:
 
         from tsd.model.policy import own_device
 
-        directory = str(Path(path).expanduser())
+        directory = str(model_path(path, "reward.model"))
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
             self.model, found = AutoModelForSequenceClassification.from_pretrained(

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import msgspec
 
 from tsd.config import Config, RewardConfig
 from tsd.errors import TaskError
+from tsd.model.files import hub_name, model_path
 from tsd.tasks.limit import Overdue, limited
 from tsd.tasks.outside import offered, place
 from tsd.types import Grade, Grader, Problem, Reward, Task
@@ -93,8 +93,8 @@ def load_rewards(config: Config, registered: Iterable[EntryPoint] | None = None)
 
     Raises ValueError for a name nobody has, for one that cannot be loaded, and for a reward model that is not there.
     """
-    if config.reward.model and not (Path(config.reward.model).expanduser() / "config.json").is_file():
-        raise ValueError(f"reward.model: expected a Hugging Face model directory, found none at {config.reward.model}")
+    if config.reward.model and not hub_name(config.reward.model):
+        model_path(config.reward.model, "reward.model")
     rewards, weights = built_in(config.search.max_path_tokens), config.reward.weights
     if weights.keys() <= rewards.keys():
         return rewards
