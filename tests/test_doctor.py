@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.support.command import tsd
 from tsd.config import Config, EngineConfig, load_config
-from tsd.config.devices import Placement
+from tsd.config.devices import Placement, parse_gpus
 from tsd.doctor.machine import Finding, Machine, examine, look
 from tsd.doctor.parity import Gap, differences, examine_engine
 from tsd.engine import make_engine
@@ -100,6 +100,15 @@ def test_a_gpu_too_small_is_named() -> None:
     config, placement = with_engine(cache_mb=50_000), Placement(("0", "1"), ("cpu",))
     found = troubles(replace_machine(gpu_memory={"0": 24e9, "1": 80e9}), config, placement)
     assert only(found).about == "memory of GPU 0"
+
+
+def test_a_model_too_large_for_its_gpus_comes_with_a_placement_that_fits() -> None:
+    path = Path(__file__).parent.parent / "configs" / "countdown-qwen2.5-14b.toml"
+    config = load_config(path, ["model.path=/nowhere/Qwen2.5-14B"])
+    machine, spec = replace_machine(gpu_memory={str(number): 80e9 for number in range(8)}), "0-3:gen,4-7:train"
+    found = [one for one in troubles(machine, config, parse_gpus(spec)) if one.about.startswith("memory of GPU")]
+    assert sorted(one.about for one in found) == [f"memory of GPU {number}" for number in range(8)]
+    assert {one.remedy for one in found} == {"--gpus 0+1:gen,2-7:train would fit"}
 
 
 def test_a_port_that_is_taken_is_found() -> None:

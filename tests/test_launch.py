@@ -90,6 +90,12 @@ async def test_each_process_sees_its_own_device_and_threads(run: Run) -> None:
     assert seen["trainer-0"]["MASTER_PORT"] == seen["trainer-1"]["MASTER_PORT"] is not None
 
 
+async def test_a_generator_over_two_gpus_sees_both(run: Run) -> None:
+    await _supervise(replace(run, placement=parse_gpus("0+3:gen,6:train")))
+    seen = [_started(run, name)["environment"]["CUDA_VISIBLE_DEVICES"] for name in ("generator-0-0", "evaluate-0")]
+    assert seen == ["0,3", "0,3"]
+
+
 async def test_a_generator_that_dies_is_started_again(run: Run) -> None:
     (run.directory / "crashes").write_text("2")
     await _supervise(run)

@@ -106,8 +106,8 @@ def launch(
         str | None,
         typer.Option(
             help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
-            "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; without GPUs `cpu:gen,cpu:train`, where `cpu` may be "
-            "repeated. [default: the setting `gpus`]"
+            "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; `0+1:gen` is one generator over two GPUs; without GPUs "
+            "`cpu:gen,cpu:train`, where `cpu` may be repeated. [default: the setting `gpus`]"
         ),
     ] = None,
     set_: Settings = None,

@@ -12,28 +12,37 @@ from typing import NoReturn
 CPU = "cpu"
 ROLES = ("gen", "train")
 EXAMPLE = "0-5:gen,6-7:train, or 0:gen,0:train on one GPU, or cpu:gen,cpu:train without GPUs"
+TOGETHER = "+"
+"""Between the GPUs of one generator."""
 LARGEST_GPU = 1023
 NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of each role, one process for each: `cpu`, or the number of a GPU, which processes may share."""
+    """The devices of each role, one process for each: `cpu`, the number of a GPU, which processes may share, or several
+    such as `0+1`, for one generator over all of them."""
 
     gen: tuple[str, ...]
     train: tuple[str, ...]
 
     @property
     def gpus(self) -> tuple[str, ...]:
-        return tuple(device for device in (*self.gen, *self.train) if device != CPU)
+        devices = (one for device in (*self.gen, *self.train) for one in device.split(TOGETHER))
+        return tuple(device for device in devices if device != CPU)
+
+    @property
+    def gpus_each(self) -> int:
+        """GPUs of each generator."""
+        return len(self.gen[0].split(TOGETHER))
 
     def is_shared(self, device: str) -> bool:
-        """Whether several processes run on this GPU."""
-        return self.gpus.count(device) > 1
+        """Whether several processes run on this GPU, or on one of these."""
+        return any(self.gpus.count(gpu) > 1 for gpu in device.split(TOGETHER))
 
 
 def parse_gpus(spec: str) -> Placement:
-    """Reads `devices:role,...` where devices are `cpu`, `3`, `0-5`, or several with commas between.
+    """Reads `devices:role,...` where devices are `cpu`, `3`, `0-5`, `0+1`, or several with commas between.
 
     Raises ValueError with the position of the first mistake and an example.
     """
@@ -44,8 +53,8 @@ def parse_gpus(spec: str) -> Placement:
         if role is None:
             continue
         for at, device in waiting:
-            if role == "train" and device != CPU and device in placed[role]:
-                _refuse(spec, at, f"GPU {device} has two trainers, which one does better")
+            if problem := _misplaced(device, role, placed[role]):
+                _refuse(spec, at, problem)
             placed[role].append(device)
         waiting = []
     if waiting:
@@ -56,6 +65,21 @@ def parse_gpus(spec: str) -> Placement:
     if len({device == CPU for device in placed["train"]}) > 1:
         _refuse(spec, len(spec), "trainers are all on GPUs or all on the CPU")
     return Placement(tuple(placed["gen"]), tuple(placed["train"]))
+
+
+def _misplaced(device: str, role: str, others: list[str]) -> str:
+    """Why a device cannot have a role beside others that have it; empty where it can."""
+    gpus = device.split(TOGETHER)
+    taken = {gpu for other in others for gpu in other.split(TOGETHER)}
+    if role == "train" and len(gpus) > 1:
+        return f"trainers split the model by themselves; write {','.join(gpus)}"
+    if role == "train" and device != CPU and device in taken:
+        return f"GPU {device} has two trainers, which one does better"
+    if role == "gen" and others and len(gpus) != len(others[0].split(TOGETHER)):
+        return f"expected as many GPUs as the generator on {others[0]} has, found {device}"
+    if len(gpus) > 1 and (twice := taken.intersection(gpus)):
+        return f"GPU {min(twice)} is part of two generators"
+    return ""
 
 
 def _items(spec: str) -> Iterator[tuple[int, str, str | None]]:
@@ -70,9 +94,11 @@ def _items(spec: str) -> Iterator[tuple[int, str, str | None]]:
 
 
 def _expand(spec: str, position: int, devices: str) -> list[str]:
-    """`cpu`, a number, or a range."""
+    """`cpu`, a number, a range, or numbers that go together."""
     if devices == CPU:
         return [CPU]
+    if TOGETHER in devices:
+        return [_together(spec, position, devices)]
     match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", devices)
     if match is None:
         _refuse(spec, position, f"expected cpu, a GPU's number or a range, found {devices!r}")
@@ -82,6 +108,16 @@ def _expand(spec: str, position: int, devices: str) -> list[str]:
     if last > LARGEST_GPU:
         _refuse(spec, position, f"no machine has a GPU {last}")
     return [str(number) for number in range(first, last + 1)]
+
+
+def _together(spec: str, position: int, devices: str) -> str:
+    gpus = [gpu.strip() for gpu in devices.split(TOGETHER)]
+    if wrong := [gpu for gpu in gpus if not re.fullmatch("[0-9]{1,9}", gpu)]:
+        _refuse(spec, position, f"expected a GPU's number on each side of +, found {wrong[0]!r}")
+    numbers = [_expand(spec, position, gpu)[0] for gpu in gpus]
+    if len(set(numbers)) < len(numbers):
+        _refuse(spec, position, f"a GPU stands twice in {devices}")
+    return TOGETHER.join(numbers)
 
 
 def _refuse(spec: str, position: int, problem: str) -> NoReturn:
@@ -119,4 +155,5 @@ def bind(placement: Placement, visible: tuple[str, ...]) -> Placement:
                 "--dry-run prints the plan all the same"
             )
     names = {CPU: CPU} | {str(number): name for number, name in enumerate(visible)}
-    return Placement(tuple(names[device] for device in placement.gen), tuple(names[d] for d in placement.train))
+    gen = (TOGETHER.join(names[gpu] for gpu in device.split(TOGETHER)) for device in placement.gen)
+    return Placement(tuple(gen), tuple(names[device] for device in placement.train))

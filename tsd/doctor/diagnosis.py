@@ -27,7 +27,8 @@ def diagnose(
 ) -> list[Finding]:
     """All findings for a run. Raises ValueError for settings that cannot be."""
     config = fetched(load_config(path or MAIN_JOB, settings), SMALL if quick else FILES)
-    placement = parse_gpus(gpus or config.gpus)
+    config = msgspec.structs.replace(config, gpus=gpus or config.gpus)
+    placement = parse_gpus(config.gpus)
     found = [_devices(placement.gpus), *examine(config, placement, directory, look(directory, placement.gpus))]
     if quick or any(finding.level == "error" for finding in found):
         return found

@@ -23,7 +23,7 @@ from tsd.config import Config
 from tsd.config.devices import CPU, Placement, ask_nvidia_smi
 from tsd.learn.validation import MOST_WAITING
 from tsd.model.files import SUPPORTED_MODEL_TYPES, model_path
-from tsd.run.plan import Plan, make_plan, model_size
+from tsd.run.plan import Plan, fitting, make_plan, model_size
 
 GB = 1e9
 FEWEST_FILES, ENOUGH_FILES = 256, 1024
@@ -98,7 +98,7 @@ def examine(config: Config, placement: Placement, directory: Path, machine: Mach
     return [
         *_packages(config, machine),
         *_model(config),
-        *_memory(plan, machine),
+        *_memory(config, plan, machine),
         _cores(config, placement, machine),
         _disk(config, machine),
         _open_files(machine),
@@ -174,20 +174,28 @@ def _model(config: Config) -> Iterator[Finding]:
     yield _sampling(config, _read_json(directory / "generation_config.json"))
 
 
-def _memory(plan: Plan, machine: Machine) -> Iterator[Finding]:
+def _memory(config: Config, plan: Plan, machine: Machine) -> Iterator[Finding]:
     """What is found of the CPU, and of each GPU that is asked for and known."""
-    wanted: dict[str, float] = {}
-    for planned in plan.processes:
-        wanted[planned.device] = wanted.get(planned.device, 0.0) + planned.memory.columns[-1]
+    wanted = plan.needs
     there = {CPU: machine.memory, **machine.gpu_memory}
     for device in wanted.keys() & there.keys():
         name = "memory" if device == CPU else f"memory of GPU {device}"
         text = f"about {wanted[device] / GB:.1f} GB of {there[device] / GB:.1f} GB"
         if wanted[device] > there[device]:
             remedy = "fewer processes (--gpus), engine.cache_mb or engine.max_sequences, or a smaller model"
+            if device != CPU:
+                remedy = _other_gpus(config, machine)
             yield Finding(name, "error", f"{text}: more than there is", remedy)
         else:
             yield Finding(name, "fine", text)
+
+
+def _other_gpus(config: Config, machine: Machine) -> str:
+    """How the run would fit on this machine's GPUs."""
+    if spec := fitting(config, len(machine.gpu_memory), min(machine.gpu_memory.values())):
+        return f"--gpus {spec} would fit"
+    less = "train.activation_checkpointing, train.lora_rank, engine.max_sequences or a smaller model"
+    return f"no --gpus of {len(machine.gpu_memory)} such GPUs would fit; {less}"
 
 
 def _cores(config: Config, placement: Placement, machine: Machine) -> Finding:

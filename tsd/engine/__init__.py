@@ -54,7 +54,7 @@ def make_engine(
 
             placement = parse_gpus(config.gpus)
             shares = config.evaluate.every > 0 or any(map(placement.is_shared, placement.gen))
-            make = partial(VllmEngine, shares_gpu=shares)
+            make = partial(VllmEngine, shares_gpu=shares, num_gpus=placement.gpus_each)
             return _on_model(make, config, directory, temperature=temperature, seed=seed, top_p=top_p)
     assert_never(config.engine.kind)
 

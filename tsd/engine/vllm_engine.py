@@ -44,13 +44,14 @@ class VllmEngine:
         head_dtype: HeadDtype = "float32",
         top_p: float = 1.0,
         shares_gpu: bool = False,
+        num_gpus: int = 1,
         stops: tuple[str, str] = STOPS,
     ) -> None:
         self.directory, self.config = directory, config
         self.temperature, self.dtype, self.seed, self.stops = temperature, dtype, seed, stops
         self.head_dtype: HeadDtype = head_dtype
         self.top_p = top_p
-        self.shares_gpu = shares_gpu
+        self.shares_gpu, self.num_gpus = shares_gpu, num_gpus
         self.version = 0
         self._serial = itertools.count()
         self._loading = asyncio.Lock()
@@ -119,6 +120,7 @@ class VllmEngine:
             head_dtype=self.head_dtype,
             seed=self.seed,
             shares_gpu=self.shares_gpu,
+            num_gpus=self.num_gpus,
             stops=self.stops,
         )
         starting = asyncio.create_task(asyncio.to_thread(begin))

@@ -102,6 +102,7 @@ def start_engine(
     head_dtype: HeadDtype,
     seed: int,
     shares_gpu: bool,
+    num_gpus: int = 1,
     stops: tuple[str, str],
 ) -> Running:
     """Starts vLLM's processes, after `import_vllm`; takes half a minute on a CPU.
@@ -122,7 +123,7 @@ def start_engine(
     codec = HfCodec(directory)
     tags = {stop: codec.encode_text(stop) for stop in stops}
     return Running(
-        llm=_start_vllm(directory, config, overrides, dtype, seed, shares_gpu),
+        llm=_start_vllm(directory, config, overrides, dtype, seed, shares_gpu, num_gpus),
         shapes=shapes,
         stop_ids={stop: ids[0] for stop, ids in tags.items() if len(ids) == 1},
         eos_ids=codec.eos_ids(),
@@ -149,7 +150,13 @@ def _shut_down(llm: Any) -> None:
 
 
 def _start_vllm(
-    directory: Path, config: EngineConfig, overrides: dict[str, Any], dtype: str, seed: int, shares_gpu: bool
+    directory: Path,
+    config: EngineConfig,
+    overrides: dict[str, Any],
+    dtype: str,
+    seed: int,
+    shares_gpu: bool,
+    num_gpus: int,
 ) -> Any:
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -173,6 +180,7 @@ def _start_vllm(
             seed=seed,
             max_model_len=config.max_model_tokens,
             max_num_seqs=config.max_sequences,
+            tensor_parallel_size=num_gpus,
             gpu_memory_utilization=SHARED if shares_gpu else config.memory_share,
             generation_config="vllm",
             logprobs_mode="raw_logits",

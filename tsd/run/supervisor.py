@@ -28,7 +28,7 @@ from typing import Literal
 from rich.console import Console
 
 from tsd.config import Config
-from tsd.config.devices import CPU, Placement
+from tsd.config.devices import CPU, TOGETHER, Placement
 from tsd.errors import ProcessError, TaskError, TsdError, leaves
 from tsd.learn.checkpoint import WAITING, latest_checkpoint, marked
 from tsd.observe.dashboard import Board
@@ -293,7 +293,7 @@ class Phases:
         env = {
             **self.run.environ,
             **dict.fromkeys(THREAD_VARIABLES, str(num_threads)),
-            "CUDA_VISIBLE_DEVICES": "" if device == CPU else device,
+            "CUDA_VISIBLE_DEVICES": "" if device == CPU else device.replace(TOGETHER, ","),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",  # a log ends with the last thing that happened
             "TMPDIR": str(self.children.scratch),  # what a killed process leaves there goes with the run
