@@ -18,8 +18,8 @@ from tsd.types import Grade, Problem
 pytest.importorskip("math_verify", reason="needs pip install 'tsd[math]'")
 datasets = pytest.importorskip("datasets", reason="needs pip install 'tsd[datasets]'")
 
-FEW_S = 1.0
-"""Longest that any answer may take."""
+FEW_S = 2.0
+"""Longest that any answer may take, on a busy machine too; on a quiet one none takes a second."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_an_answer_that_says_something_else_or_hedges_is_not(expected: str, answ
 
 
 @pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: answer[:30])
-def test_a_hostile_answer_is_refused_within_a_second_and_does_nothing(
+def test_a_hostile_answer_is_refused_in_time_and_does_nothing(
     answer: str, task: Math, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, mark = asked(task, "12"), tmp_path / "mark"
