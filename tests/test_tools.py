@@ -25,6 +25,7 @@ def test_a_tool_says_what_it_takes(tool: Path) -> None:
     assert "usage:" in found.stdout
 
 
+@pytest.mark.timeout(120)
 def test_the_ablation_runs_on_the_mock_engine() -> None:
     command = [sys.executable, str(TOOLS / "ablate_search"), "mock", "--problems", "2", "--tokens", "100"]
     found = subprocess.run(
