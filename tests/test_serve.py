@@ -100,6 +100,19 @@ async def test_a_question_that_cannot_be_read_is_answered_with_what_is_wrong(
     assert message in found.json()["error"]["message"]
 
 
+async def test_a_model_of_the_hub_is_asked_for_by_its_name_with_its_commit_or_without() -> None:
+    solver = make()
+    model = msgspec.structs.replace(solver.config.model, path="tsd/tiny@c0ffee")
+    named = replace(solver, config=msgspec.structs.replace(solver.config, model=model))
+    said = [{"role": "user", "content": PROBLEM}]
+    async with serving(named, 0) as (address, _), httpx.AsyncClient() as asking:
+        found = [
+            await asking.post(f"{address}/chat/completions", json={"messages": said, "model": name})
+            for name in ("tsd/tiny", "tsd/tiny@c0ffee", "tsd/tiny@other")
+        ]
+    assert [one.status_code for one in found] == [200, 200, 404]
+
+
 async def test_pages_from_elsewhere_and_unknown_trees_get_nothing() -> None:
     async with serving(make(), 0) as (address, _), httpx.AsyncClient() as asking:
         elsewhere = await asking.get(f"{address}/models", headers={"host": "evil.example"})

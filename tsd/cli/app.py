@@ -56,8 +56,8 @@ def main() -> int:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command: 0 done, 1 a fault while running, 2 something asked for, or a task of one's own, cannot
-    be, 128 + N stopped by signal N."""
+    """Runs a command: 0 done, 1 a fault while running, 2 what was asked for cannot be, or a task of one's own is at
+    fault, 128 + N stopped by signal N."""
     try:
         command()
     except (ValueError, TaskError) as error:
@@ -190,7 +190,7 @@ def evaluate(
 
     if search:
         if top_p != 1:
-            raise ValueError("--top-p: search samples the whole policy; leave it away with --search")
+            raise ValueError("--top-p: search samples the whole policy; leave it out with --search")
         rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
         return print(as_json(rows) if json else solving_table(rows))
     asked = {"engine.kind": engine, "evaluate.k": k, "evaluate.temperature": temperature, "evaluate.top_p": top_p}

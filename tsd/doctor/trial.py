@@ -3,15 +3,14 @@
 import time
 from collections.abc import Iterator
 from statistics import median
-from typing import get_args
 
 from tsd.config import Config
 from tsd.doctor.machine import Finding
 from tsd.errors import TaskError
 from tsd.tasks import make_task
 from tsd.tasks.checked import Checked
-from tsd.tasks.splits import check_splits, problems_of_run
-from tsd.types import Problem, Split, Task
+from tsd.tasks.splits import check_splits
+from tsd.types import Problem, Task
 
 NUM_PROBLEMS = 10
 """Problems of each split that are tried."""
@@ -34,9 +33,8 @@ def examine_task(config: Config) -> Iterator[Finding]:
     try:
         made = make_task(config.task)
         task = made if isinstance(made, Checked) else Checked(made, config.task.grade_timeout_s)
-        splits: tuple[Split, ...] = get_args(Split)
-        problems = [one for split in splits for one in problems_of_run(task, split, config)[:NUM_PROBLEMS]]
-        check_splits(task, ("validation", "heldout"), config)
+        drawn = check_splits(task, ("validation", "heldout"), config)
+        problems = [problem for found in drawn.values() for problem in found[:NUM_PROBLEMS]]
     except (ValueError, TaskError) as error:
         yield Finding("problems", "error", str(error))
         return

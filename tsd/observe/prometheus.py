@@ -6,12 +6,12 @@ mean. Imports prometheus_client only where it is asked for.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
 from tsd.config import ObserveConfig
+from tsd.config.extras import check_installed
 from tsd.observe.metrics import MetricsRow
 from tsd.observe.scalars import scalars
 from tsd.observe.state import RunState
@@ -34,10 +34,8 @@ OF_GENERATORS = (
 
 def check_prometheus(config: ObserveConfig) -> None:
     """Raises ValueError where it is wanted and prometheus_client is not installed."""
-    if config.prometheus_port and find_spec("prometheus_client") is None:
-        raise ValueError(
-            "observe.prometheus_port: prometheus_client is not installed; run pip install 'tsd[prometheus]'"
-        )
+    if config.prometheus_port:
+        check_installed("observe.prometheus_port", "prometheus_client", "prometheus")
 
 
 class Gauges:

@@ -4,12 +4,12 @@ Knows nothing about what the numbers mean. Imports TensorBoard, and torch with i
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tsd.config import ObserveConfig
+from tsd.config.extras import check_installed
 from tsd.observe.metrics import MetricsRow, UpdateRow
 from tsd.observe.scalars import scalars
 
@@ -19,8 +19,8 @@ FLUSH_S = 10
 
 def check_tensorboard(config: ObserveConfig) -> None:
     """Raises ValueError where TensorBoard is wanted and not installed."""
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise ValueError("observe.tensorboard: TensorBoard is not installed; run pip install 'tsd[tensorboard]'")
+    if config.tensorboard:
+        check_installed("observe.tensorboard", "tensorboard", "tensorboard", called="TensorBoard")
 
 
 def open_tensorboard(

@@ -7,13 +7,13 @@ nothing about what the numbers mean. Imports wandb only where it is asked for.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tsd.config import Config, ObserveConfig
+from tsd.config.extras import check_installed
 from tsd.observe.metrics import EvaluationRow, MetricsRow, UpdateRow
 from tsd.observe.scalars import scalars
 
@@ -22,8 +22,8 @@ INIT_TIMEOUT_S = 60.0
 
 def check_wandb(config: ObserveConfig) -> None:
     """Raises ValueError where it is wanted and wandb is not installed."""
-    if config.wandb and find_spec("wandb") is None:
-        raise ValueError("observe.wandb: wandb is not installed; run pip install 'tsd[wandb]'")
+    if config.wandb:
+        check_installed("observe.wandb", "wandb", "wandb")
 
 
 class Curves:

@@ -11,6 +11,7 @@ from tsd.report.examples import Examples
 from tsd.report.figures import differences, evaluations, flow, learning, overview, throughput, validations
 from tsd.report.markup import configuration, examples, flagged, table, text
 from tsd.report.run import RunReport
+from tsd.report.tree import script
 from tsd.solve.evaluate import Evaluation
 
 PAGE = Path(__file__).parent / "report.html"
@@ -42,15 +43,10 @@ def page(runs: Sequence[RunReport], trees: Sequence[Examples]) -> str:
         "TABLES": "".join(table(one, names) for one in (learning(runs), throughput(runs), flow(runs))),
         "FLAGGED": "".join(map(flagged, runs)),
         "EXAMPLES": _examples(names, trees),
-        "DATA": _script([_drawn(run) for run in runs]),
-        "TITLES": _script(TITLES),
+        "DATA": script([_drawn(run) for run in runs]),
+        "TITLES": script(TITLES),
     }
     return _filled(PAGE.read_text(encoding="utf-8"), parts)
-
-
-def _script(value: object) -> str:
-    """JSON inside a script element: no text may end the element, or open a comment in it."""
-    return msgspec.json.encode(value).decode().replace("<", "\\u003c")
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> str:

@@ -75,7 +75,7 @@ def path_to(nodes: Sequence[NodeRecord], i: int) -> list[int]:
 
 
 def children(nodes: Sequence[NodeRecord]) -> list[list[int]]:
-    """How each node is shown."""
+    """The places of each node's children."""
     found: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
         if node.parent >= 0:
@@ -149,9 +149,12 @@ def page(tree: TreeRecord, title: str) -> str:
         num_generated=tree.num_generated,
         nodes=tuple(_shown(node, i in chosen) for i, node in enumerate(tree.nodes)),
     )
-    # JSON inside a script element: no text may end the element, or open a comment in it.
-    data = msgspec.json.encode(shown).decode().replace("<", "\\u003c")
-    return PAGE.read_text(encoding="utf-8").replace(DATA, data)
+    return PAGE.read_text(encoding="utf-8").replace(DATA, script(shown))
+
+
+def script(value: object) -> str:
+    """JSON inside a script element: no text may end the element, or open a comment in it."""
+    return msgspec.json.encode(value).decode().replace("<", "\\u003c")
 
 
 def _shown(node: NodeRecord, chosen: bool) -> Shown:

@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsd.config import SearchConfig
+from tsd.config.extras import check_installed
 from tsd.errors import DiskError
 from tsd.search.memory import Memory, Place
 
@@ -93,8 +93,8 @@ def _chroma_errors() -> Iterator[None]:
 
 def check_memory(config: SearchConfig) -> None:
     """Raises ValueError where a memory is wanted and Chroma is not installed."""
-    if config.memory and find_spec("chromadb") is None:
-        raise ValueError("search.memory: chromadb is not installed; run pip install 'tsd[chroma]'")
+    if config.memory:
+        check_installed("search.memory", "chromadb", "chroma")
 
 
 def open_memory(config: SearchConfig, owner: str = "") -> Memory | None:

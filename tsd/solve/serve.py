@@ -88,7 +88,7 @@ class Server:
     async def complete(self, request: "Request") -> "Response":
         """An answer, or one line about what is wrong with the question."""
         ask, model = msgspec.json.decode(await request.body(), type=Ask), self.solver.config.model.path
-        if ask.model not in (None, "", model):
+        if ask.model not in (None, "", model, model.partition("@")[0]):  # of a hub's name without its commit, too
             return _refusal(404, f"model: expected {model}, the one that is served, found {ask.model}")
         if self.num_waiting >= NUM_WAITING:
             return _refusal(429, f"{NUM_WAITING:,} requests wait already; try again later")

@@ -5,7 +5,7 @@ Knows nothing about what problems are.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import islice
 
 from tsd.config import Config
@@ -37,13 +37,16 @@ def problems_of_run(task: Task, split: Split, config: Config) -> list[Problem]:
     return found
 
 
-def check_splits(task: Task, splits: Iterable[Split], config: Config) -> None:
-    """Raises ValueError where a training problem is one of those splits' too."""
-    train = {problem.text for problem in problems_of_run(task, "train", config)}
+def check_splits(task: Task, splits: Sequence[Split], config: Config) -> dict[Split, list[Problem]]:
+    """A run's training problems, and those of the splits. Raises ValueError where one is in training and in another."""
+    asked: tuple[Split, ...] = ("train", *splits)
+    drawn = {split: problems_of_run(task, split, config) for split in asked}
+    train = {problem.text for problem in drawn["train"]}
     for split in splits:
-        found = [problem.text for problem in problems_of_run(task, split, config)]
+        found = [problem.text for problem in drawn[split]]
         if both := [text for text in found if text in train]:
             raise ValueError(
                 f"task {task.name}: {len(both):,} of {len(found):,} {split} problems are training problems too, such "
                 f"as {both[0][:100]}; tsd.tasks.splits.in_split keeps them apart"
             )
+    return drawn
