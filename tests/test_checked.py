@@ -3,6 +3,8 @@
 import contextlib
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +198,16 @@ def test_a_launch_refuses_a_task_whose_splits_share_problems(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: task mine: 820 of 820 heldout problems are training problems too")
     assert not (tmp_path / "run").exists()
+
+
+def test_c_code_that_hangs_is_found_in_the_processs_log() -> None:
+    code = "from tsd.tasks.limit import limited\nwith limited(0.1): sum(range(10**12))"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(3)]
+        process.kill()
+    assert said[0].startswith("Timeout")
+    assert 'File "<string>", line 2' in said[2]
 
 
 def findings(tmp_path: Path, body: str, *settings: str) -> dict[str, tuple[str, str]]:

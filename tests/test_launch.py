@@ -158,6 +158,14 @@ async def test_a_frozen_generator_is_killed_and_replaced(run: Run) -> None:
     assert len(list(run.directory.glob("started-generator-0-*"))) == 2
 
 
+async def test_a_frozen_evaluation_is_killed_and_named(run: Run) -> None:
+    (run.directory / "evaluation-freezes").touch()
+    config = load_config(None, ["engine.kind=mock", "transport.frozen_s=0.5"])
+    with pytest.raises(ProcessError, match="evaluate-before ended with signal SIGKILL"):
+        await _supervise(replace(run, config=config))
+    assert any("evaluate-before is frozen: its event loop has not turned for 0.5 s" in text for text in _events(run))
+
+
 async def test_a_trained_run_only_gets_what_is_missing(run: Run) -> None:
     first = await _supervise(run)
     (run.directory / "after.json").unlink()

@@ -113,6 +113,22 @@ async def test_a_model_of_the_hub_is_asked_for_by_its_name_with_its_commit_or_wi
     assert [one.status_code for one in found] == [200, 200, 404]
 
 
+async def test_a_client_that_leaves_takes_its_search_with_it() -> None:
+    engine = ScriptedEngine(lambda state: Expansion(0.0, ()), latency_s=3600)
+    solver = make("search.trees=1")
+    slow = replace(solver, generation=replace(solver.generation, engine=engine))
+    said = {"messages": [{"role": "user", "content": PROBLEM}]}
+    begun = [0]
+    async with serving(slow, 0) as (address, _), httpx.AsyncClient(timeout=1) as asking, asyncio.timeout(30):
+        for _ in range(2):  # the second one gets the only room there is
+            with pytest.raises(httpx.ReadTimeout):
+                await asking.post(f"{address}/chat/completions", json=said)
+            while engine.num_in_flight:
+                await asyncio.sleep(0)
+            begun.append(len(engine.expanded))
+    assert 0 < begun[1] < begun[2] == engine.num_cancelled
+
+
 async def test_pages_from_elsewhere_and_unknown_trees_get_nothing() -> None:
     async with serving(make(), 0) as (address, _), httpx.AsyncClient() as asking:
         elsewhere = await asking.get(f"{address}/models", headers={"host": "evil.example"})

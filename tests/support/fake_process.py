@@ -51,6 +51,8 @@ class Fake:
         (checkpoint / "waiting-for-validation").unlink()
 
     def evaluate(self, when: str) -> None:
+        if self.is_told("evaluation-freezes"):
+            self.beat_and_freeze(f"evaluate-{when}")
         (self.run_dir / f"{when}.json").write_text(json.dumps({"mean_at_k": 0.25, "k": 16}))
 
     def train(self) -> None:
@@ -77,7 +79,7 @@ class Fake:
         if self.number < self.count(own if self.is_told(own) else "crashes"):
             sys.exit(f"error: crash {self.number}")
         if self.number < self.count("freezes"):
-            self.beat_and_freeze()
+            self.beat_and_freeze(self.name)
         grandchild = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN], stdout=subprocess.PIPE)
         assert grandchild.stdout is not None
         grandchild.stdout.readline()
@@ -86,8 +88,8 @@ class Fake:
         (self.run_dir / f"searching-{self.name}").touch()
         time.sleep(99)
 
-    def beat_and_freeze(self) -> None:
-        beats = self.run_dir / "alive" / self.name
+    def beat_and_freeze(self, name: str) -> None:
+        beats = self.run_dir / "alive" / name
         beats.parent.mkdir(exist_ok=True)
         for _ in range(3):
             beats.touch()

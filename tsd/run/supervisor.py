@@ -183,7 +183,7 @@ class Phases:
             checkpoint = waiting[0]
             argv = (*run.programs.evaluate, str(run.directory), "--when", "during", "--checkpoint", str(checkpoint))
             child = await self.spawn("evaluate-during", argv, run.placement.gen[0], run.config.engine.num_threads)
-            if (code := await self.children.wait(child)) == HOPELESS:
+            if (code := await self.wait(child)) == HOPELESS:
                 raise self.failure(child)
             if code:
                 self.metrics.event(LAUNCHER, f"{checkpoint.name} is not validated: {child.failure()}", is_warning=True)
@@ -303,7 +303,7 @@ class Phases:
 
     async def succeed(self, child: Child) -> None:
         """Waits for a child's end, which may be hours away. Raises ProcessError when it is a bad one."""
-        if await self.children.wait(child):
+        if await self.wait(child):
             raise self.failure(child)
 
     def failure(self, child: Child) -> TsdError:

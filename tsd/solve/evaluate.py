@@ -24,7 +24,7 @@ from tsd.learn.validation import Record, chosen_checkpoint, settle
 from tsd.model.files import model_path
 from tsd.observe.metrics import EvaluationRow, MetricsWriter
 from tsd.observe.tensorboard import open_tensorboard
-from tsd.run.child import run_child
+from tsd.run.child import beat, run_child
 from tsd.tasks import make_task
 from tsd.tasks.splits import problems_of_run
 from tsd.types import Engine, Grade, Problem, Step, Task
@@ -173,7 +173,11 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "during", "after"]
                     )
                 )
 
-        result = await evaluate(evaluation_engine(config, directory), task, problems, config, progress)
+        engine = evaluation_engine(config, directory)
+        async with asyncio.TaskGroup() as group:
+            beating = group.create_task(beat(run_dir, f"evaluate-{when}"), name="beat")
+            result = await evaluate(engine, task, problems, config, progress)
+            beating.cancel()
     if when == "during":
         assert checkpoint is not None, "a validation is of a checkpoint"
         record = Record(update=update, mean_at_k=result.mean_at_k, k=asked.k, num_problems=len(problems))

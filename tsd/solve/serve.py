@@ -14,17 +14,18 @@ import secrets
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from tsd.errors import EngineError, TsdError, leaves
-from tsd.search import Tree
+from tsd.search import Tree, Way
 from tsd.solve.solve import Solution, Solver
+from tsd.types import Problem
 
 if TYPE_CHECKING:
     import uvicorn
@@ -37,9 +38,12 @@ NUM_TREES = 1_000
 """The last trees are kept, to be asked for."""
 NUM_WAITING = 10_000
 """Requests at once, those that wait included; one more is told to come again."""
+CLIENT_LEFT = 499
+"""A status that nobody gets to see."""
 GRACE_S = 5
 """For answers under way, once the server is told to stop."""
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
+T = TypeVar("T")
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -94,14 +98,20 @@ class Server:
             return _refusal(429, f"{NUM_WAITING:,} requests wait already; try again later")
         problem, tree = self.solver.begin(ask.messages[-1].text)
         way, budget = self.solver.way, ask.max_completion_tokens or ask.max_tokens
+        own = msgspec.structs.replace(way, max_tokens=budget or way.max_tokens)
         self.num_waiting += 1
         try:
-            async with self._room:
-                own = msgspec.structs.replace(way, max_tokens=budget or way.max_tokens)
-                solution = await self.solver.solve(problem, tree, own)
+            solution = await _unless_left(request, self._solve(problem, tree, own))
         finally:
             self.num_waiting -= 1
+        if solution is None:
+            return _refusal(CLIENT_LEFT, "the client has left, and its search was ended")
         return _answer(self._keep(tree), model, len(tree.prompt), solution, streams=bool(ask.stream))
+
+    async def _solve(self, problem: Problem, tree: Tree, way: Way) -> Solution:
+        """Once there is room for it."""
+        async with self._room:
+            return await self.solver.solve(problem, tree, way)
 
     def _keep(self, tree: Tree) -> str:
         number = secrets.token_hex(8)
@@ -132,6 +142,23 @@ class Server:
         if isinstance(first, EngineError) and not self.dead.done():
             self.dead.set_result(first)
         return _refusal(500, str(first), "server_error")
+
+
+async def _unless_left(request: "Request", work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work comes to; None where the client leaves before, and the work is then cancelled."""
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(work, name="search")
+        leaving = group.create_task(_left(request), name="wait for the client to leave")
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        leaving.cancel()
+    return None if working.cancelled() else working.result()
+
+
+async def _left(request: "Request") -> None:
+    """Returns when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(content: object, status: int = 200) -> "Response":

@@ -1,6 +1,12 @@
-"""A limit on how long somebody else's code may run in our event loop, at the cost of two system calls."""
+"""A limit on how long somebody else's code may run in our event loop, at the cost of a few system calls.
 
+It ends Python code, and C code that looks for signals. Other C code hangs on: the process writes where it hangs to its
+standard error, which in a run is its log, and the launcher kills it as frozen.
+"""
+
+import faulthandler
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +34,10 @@ def limited(seconds: float) -> Iterator[None]:
         raise Overdue(seconds)
 
     before, left = signal.signal(signal.SIGALRM, expire), signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(2 * seconds, file=sys.__stderr__ or 2)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, *left)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
