@@ -1,7 +1,13 @@
-"""Prometheus and Weights & Biases, when asked for: every number is there, and nothing is where nobody asked."""
+"""Prometheus, trackio and Weights & Biases, when asked for: all numbers are there, and nothing where nobody asked."""
 
+import json
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +132,35 @@ def test_wandb_gets_updates_and_evaluations_over_the_update(tmp_path: Path) -> N
     }
     assert (fake.asked["project"], fake.asked["id"], fake.asked["resume"]) == ("countdown", "abc", "allow")
     assert fake.asked["config"]["search"]["trees"] == CONFIG.search.trees
+
+
+TRACKED = """
+import sys
+from pathlib import Path
+
+from tests.support.rows import EVALUATION, ROW
+from tsd.config import Config, ObserveConfig
+from tsd.observe.trackio import open_trackio
+
+for rows in ((ROW,), (EVALUATION,)):
+    with open_trackio(Config(observe=ObserveConfig(trackio="countdown")), Path("some/run")) as curves:
+        for row in rows:
+            curves.write(row)
+"""
+
+
+def test_trackio_gets_updates_and_evaluations_and_a_resumed_run_goes_on_with_the_screen_left_alone(
+    tmp_path: Path,
+) -> None:
+    # In a process of its own: trackio chooses its directory when it is imported.
+    environ = {**os.environ, "TRACKIO_DIR": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", TRACKED], env=environ, capture_output=True, text=True, check=True)
+    assert said.stdout == ""
+    with closing(sqlite3.connect(tmp_path / "countdown.db")) as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert [(name, step) for name, step, _ in rows] == [("run", 1), ("run", 0)]
+    update, evaluation = (json.loads(numbers) for *_, numbers in rows)
+    assert (update["loss"], update["rewards/task"], evaluation["evaluation/mean_at_k"]) == (0.125, 0.5, 0.25)
 
 
 def test_a_wandb_that_cannot_begin_is_one_line_with_its_remedy(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tsd.engine.mock import CharCodec, MockEngine
 from tsd.errors import DiskError
 from tsd.search import Calibration, Memory, Tree, expected, plant, search_by_index, tree_hash
 from tsd.search.calibration import Counts
-from tsd.search.chroma import SIZE, check_memory, embed, open_memory
+from tsd.search.chroma import NUM_BLOCKS, SIZE, ChromaMemory, check_memory, embed, open_memory
 from tsd.search.index import Index, Prospect
 from tsd.search.memory import Place, first_value, outcomes
 from tsd.search.node import Node
@@ -166,6 +166,20 @@ async def test_a_collection_recalls_the_mean_of_near_places_and_keeps_the_newest
     await memory.remember({like: -0.5, PLACE: 0.25})
     assert await memory.recall(PLACE) == (-0.125, 2)
     assert await (await opened(tmp_path)).recall(far) == (1.0, 1)
+
+
+async def test_a_collection_forgets_what_was_last_kept_many_blocks_ago(tmp_path: Path) -> None:
+    memory = await opened(tmp_path)
+    assert isinstance(memory, ChromaMemory)
+    far = [Place(PLACE.prompt, (token,)) for token in range(100, 100 + NUM_BLOCKS + 1)]
+    often = Place((7, 8, 9), (10,))
+    small = ChromaMemory(memory._collection, block=2)
+    for place in far:
+        await small.remember({place: 1.0, often: 0.5})
+    assert (await small.recall(far[0]))[0] != 1.0
+    assert await small.recall(often) == (0.5, 1)
+    assert memory._collection.count() == NUM_BLOCKS + 1
+    assert ChromaMemory(memory._collection)._number == NUM_BLOCKS + 1
 
 
 async def test_states_like_those_of_an_earlier_search_are_valued_nearer_to_what_comes_of_them(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -113,8 +113,26 @@ async def test_a_model_of_the_hub_is_asked_for_by_its_name_with_its_commit_or_wi
     assert [one.status_code for one in found] == [200, 200, 404]
 
 
+class Endless(ScriptedEngine):
+    """Never answers; `idle` is set while nobody asks."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda state: Expansion(0.0, ()), latency_s=3600)
+        self.idle = asyncio.Event()
+
+    async def expand(
+        self, state: Sequence[int], num_samples: int, max_tokens: int, excluded: Sequence[int] = ()
+    ) -> Expansion:
+        self.idle.clear()
+        try:
+            return await super().expand(state, num_samples, max_tokens, excluded)
+        finally:
+            if not self.num_in_flight:
+                self.idle.set()
+
+
 async def test_a_client_that_leaves_takes_its_search_with_it() -> None:
-    engine = ScriptedEngine(lambda state: Expansion(0.0, ()), latency_s=3600)
+    engine = Endless()
     solver = make("search.trees=1")
     slow = replace(solver, generation=replace(solver.generation, engine=engine))
     said = {"messages": [{"role": "user", "content": PROBLEM}]}
@@ -123,8 +141,7 @@ async def test_a_client_that_leaves_takes_its_search_with_it() -> None:
         for _ in range(2):  # the second one gets the only room there is
             with pytest.raises(httpx.ReadTimeout):
                 await asking.post(f"{address}/chat/completions", json=said)
-            while engine.num_in_flight:
-                await asyncio.sleep(0)
+            await engine.idle.wait()
             begun.append(len(engine.expanded))
     assert 0 < begun[1] < begun[2] == engine.num_cancelled
 

@@ -185,17 +185,19 @@ def evaluate(
     - `tsd eval --model Qwen/Qwen2.5-1.5B-Instruct --engine vllm --data problems/heldout.jsonl
     --set engine.max_model_tokens=2048 --set search.max_path_tokens=1024`: longer answers
     """
-    from tsd.cli.commands import FileEvaluation, SolvingComparison, as_json, describe, setting
+    from tsd.cli.commands import as_json, compare_on_file, describe, evaluate_file, setting
     from tsd.solve import solving_table
 
-    if search:
-        if top_p != 1:
-            raise ValueError("--top-p: search samples the whole policy; leave it out with --search")
-        rows = SolvingComparison(model, data, limit, style, engine, temperature, tuple(set_ or ())).run()
-        return print(as_json(rows) if json else solving_table(rows))
-    asked = {"engine.kind": engine, "evaluate.k": k, "evaluate.temperature": temperature, "evaluate.top_p": top_p}
+    asked: dict[str, object] = {"model.path": model, "task.style": style, "engine.kind": engine}
+    if search and top_p != 1:
+        raise ValueError("--top-p: search samples the whole policy; leave it out with --search")
+    sampled = {"evaluate.k": k, "evaluate.temperature": temperature, "evaluate.top_p": top_p}
+    asked |= {"engine.temperature": temperature} if search else sampled
     settings = (*(setting(key, value) for key, value in asked.items() if value is not None), *(set_ or ()))
-    result = FileEvaluation(model, data, limit, style, settings).run(Console(stderr=True))
+    if search:
+        rows = compare_on_file(settings, data, limit)
+        return print(as_json(rows) if json else solving_table(rows))
+    result = evaluate_file(settings, data, limit, Console(stderr=True))
     print(as_json(result) if json else describe(result))
 
 

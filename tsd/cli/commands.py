@@ -5,7 +5,6 @@ Imported by a command when it runs, since it brings in torch. Knows nothing abou
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -19,10 +18,10 @@ from transformers.utils import logging as transformers_logging
 from tsd.config import Config, load_config
 from tsd.doctor.audit import Audit
 from tsd.doctor.soak import soak
-from tsd.engine import make_engine
+from tsd.engine import engine_model, make_engine
 from tsd.errors import leaves
 from tsd.model.files import model_path
-from tsd.model.hub import fetch, fetched
+from tsd.model.hub import fetched
 from tsd.observe.printable import printable
 from tsd.search import Calibration
 from tsd.search.calibration import FILE, load_calibration, save_calibration
@@ -52,59 +51,28 @@ def as_json(result: object) -> str:
     return msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
 
 
-@dataclass(frozen=True)
-class FileEvaluation:
-    """What `tsd eval` was asked for."""
-
-    model: str
-    data: Path
-    limit: int | None
-    style: str | None
-    settings: tuple[str, ...]
-
-    def run(self, console: Console) -> Evaluation:
-        """Raises ValueError for a model, a file or a setting that cannot be; `console` shows progress."""
-        directory = model_path(fetch(self.model))
-        config = load_config(None, (setting("task.style", self.style or _style(directory)), *self.settings))
-        task = make_task(config.task)
-        problems = read_problems(task, self.data, self.limit)
-        with _progress(console, len(problems), config.evaluate.k) as progress:
-            return _run(evaluate(evaluation_engine(config, directory), task, problems, config, progress))
+def evaluate_file(settings: Sequence[str], data: Path, limit: int | None, console: Console) -> Evaluation:
+    """`tsd eval`. Raises ValueError for a model, a file or a setting that cannot be; `console` shows progress."""
+    config = _styled(settings)
+    task, directory = make_task(config.task), engine_model(config)
+    problems = read_problems(task, data, limit)
+    with _progress(console, len(problems), config.evaluate.k) as progress:
+        return _run(evaluate(evaluation_engine(config, directory), task, problems, config, progress))
 
 
-@dataclass(frozen=True)
-class SolvingComparison:
-    """What `tsd eval --search` was asked for."""
+def compare_on_file(settings: Sequence[str], data: Path, limit: int | None) -> list[Solving]:
+    """`tsd eval --search`. Raises ValueError for a model, a file or a setting that cannot be."""
+    own = {"method.max_tokens": BUDGET, "method.solutions": 1, "method.give_up": GIVE_UP}
+    config = _styled([*(setting(key, value) for key, value in own.items()), *settings])
+    task, directory = make_task(config.task), engine_model(config)
+    problems, calibration = read_problems(task, data, limit), load_calibration(directory)
+    generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
 
-    model: str
-    data: Path
-    limit: int | None
-    style: str | None
-    engine: str
-    temperature: float | None
-    settings: tuple[str, ...]
+    async def compared() -> list[Solving]:
+        async with generation.engine:
+            return await compare_solving(generation, task, problems, config, calibration)
 
-    def run(self) -> list[Solving]:
-        """Raises ValueError for a model, a file or a setting that cannot be."""
-        directory = model_path(fetch(self.model))
-        options = {
-            "engine.kind": self.engine,
-            **({} if self.temperature is None else {"engine.temperature": self.temperature}),
-            "task.style": self.style or _style(directory),
-            "method.max_tokens": BUDGET,
-            "method.solutions": 1,
-            "method.give_up": GIVE_UP,
-        }
-        config = load_config(None, (*(setting(key, value) for key, value in options.items()), *self.settings))
-        task = make_task(config.task)
-        problems, calibration = read_problems(task, self.data, self.limit), load_calibration(directory)
-        generation = make_engine(config, directory, temperature=config.engine.temperature, seed=config.seed)
-
-        async def compared() -> list[Solving]:
-            async with generation.engine:
-                return await compare_solving(generation, task, problems, config, calibration)
-
-        return _run(compared())
+    return _run(compared())
 
 
 def read_problems(task: Task, path: Path, limit: int | None = None) -> list[Problem]:

@@ -209,6 +209,8 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Write the numbers of updates and evaluations for TensorBoard too, into the run's tensorboard/."""
     wandb: str = ""
     """Project of Weights & Biases that the numbers go to too; none where empty. WANDB_MODE=offline keeps them here."""
+    trackio: str = ""
+    """Project of trackio that the numbers go to too, on this machine; none where empty."""
     prometheus_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     """Port of 127.0.0.1 at which Prometheus finds the last numbers while the run is up; 0 for none."""
 

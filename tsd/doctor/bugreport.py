@@ -18,7 +18,7 @@ from tsd.observe.printable import printable
 from tsd.run.rundir import CONFIG_FILE, SUMMARY_FILE, check_run
 
 NUM_ROWS, NUM_LOG_LINES = 60, 60
-HIDDEN = ("keys", "wandb")
+HIDDEN = ("keys", "wandb", "trackio")
 """Settings that say where secrets or accounts are."""
 
 

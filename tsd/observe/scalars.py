@@ -1,6 +1,7 @@
 """The plain numbers of a row, by name: what tools beside tsd draw curves of. Knows none of those tools."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from msgspec.structs import asdict
 
@@ -11,6 +12,23 @@ AXES = ("time_s", "update")
 EVALUATED = ("mean_at_k", "ci95")
 PLACES = {"ratio_quantiles": ("0.01", "0.5", "0.99"), "ci95": ("low", "high")}
 """What the places of a list are called; those of others go by number."""
+
+
+@dataclass(slots=True)
+class Curves:
+    """Takes rows: updates, and evaluations once they are done; other rows are left out."""
+
+    log: Callable[[int, dict[str, float]], None]
+    """Gets the update and its numbers."""
+    update: int = 0
+    """Where the run is: an evaluation that names no update stands there."""
+
+    def write(self, row: MetricsRow) -> None:
+        if isinstance(row, UpdateRow):
+            self.update = row.update
+        update = row.update if isinstance(row, EvaluationRow) and row.update is not None else self.update
+        if numbers := scalars(row):
+            self.log(update, numbers)
 
 
 def scalars(row: MetricsRow) -> dict[str, float]:

@@ -14,8 +14,7 @@ import msgspec
 
 from tsd.config import Config, ObserveConfig
 from tsd.config.extras import check_installed
-from tsd.observe.metrics import EvaluationRow, MetricsRow, UpdateRow
-from tsd.observe.scalars import scalars
+from tsd.observe.scalars import Curves
 
 INIT_TIMEOUT_S = 60.0
 
@@ -24,20 +23,6 @@ def check_wandb(config: ObserveConfig) -> None:
     """Raises ValueError where it is wanted and wandb is not installed."""
     if config.wandb:
         check_installed("observe.wandb", "wandb", "wandb")
-
-
-class Curves:
-    """Takes rows: updates, and evaluations once they are done; other rows are left out."""
-
-    def __init__(self, run: Any) -> None:
-        self._run, self._update = run, 0
-
-    def write(self, row: MetricsRow) -> None:
-        if isinstance(row, UpdateRow):
-            self._update = row.update
-        update = row.update if isinstance(row, EvaluationRow) and row.update is not None else self._update
-        if numbers := scalars(row):
-            self._run.log({"update": update, **numbers})
 
 
 @contextmanager
@@ -64,6 +49,6 @@ def open_wandb(config: Config, run_dir: Path, run_id: str, wandb: Any = None) ->
         ) from None
     try:
         run.define_metric("*", step_metric="update")
-        yield Curves(run)
+        yield Curves(lambda update, numbers: run.log({"update": update, **numbers}))
     finally:
         run.finish()

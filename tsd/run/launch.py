@@ -24,6 +24,7 @@ from tsd.observe.metrics import Sink
 from tsd.observe.printable import printable
 from tsd.observe.prometheus import check_prometheus, serve_prometheus
 from tsd.observe.tensorboard import check_tensorboard
+from tsd.observe.trackio import check_trackio, open_trackio
 from tsd.observe.weights_and_biases import check_wandb, open_wandb
 from tsd.run import rundir
 from tsd.run.identity import run_id
@@ -79,7 +80,7 @@ class Request:
             check_splits(task, ("heldout", "validation") if config.evaluate.every else ("heldout",), config)
         elif config.evaluate.every:
             problems_of_run(task, "validation", config)  # what there is none of is said now, not in mid-training
-        for check in (check_tensorboard, check_wandb, check_prometheus):
+        for check in (check_tensorboard, check_wandb, check_trackio, check_prometheus):
             check(config.observe)
         check_memory(config.search)
         for role in OTHER:
@@ -147,3 +148,5 @@ def _sinks(config: Config, run_dir: Path, stack: ExitStack) -> Iterator[Sink]:
         yield stack.enter_context(serve_prometheus(config.observe.prometheus_port))
     if config.observe.wandb:
         yield stack.enter_context(open_wandb(config, run_dir, run_id(run_dir)))
+    if config.observe.trackio:
+        yield stack.enter_context(open_trackio(config, run_dir))

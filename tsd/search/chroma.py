@@ -25,6 +25,8 @@ SIZE, LONGEST = 256, 3
 """Dimensions of an embedding, and tokens of its longest n-grams."""
 NEAR, NUM_NEAR = 0.15, 8
 """A place is near within this cosine distance; so many of the nearest are asked for."""
+BLOCK, NUM_BLOCKS = 10_000, 20
+"""Places are kept in blocks of so many; those that were last kept more than so many blocks ago are forgotten."""
 COSINE = {"hnsw": {"space": "cosine"}}
 
 
@@ -50,8 +52,10 @@ def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 class ChromaMemory:
     """A `Memory`. Its queries go to threads, so that the event loop goes on."""
 
-    def __init__(self, collection: Any) -> None:
-        self._collection = collection
+    def __init__(self, collection: Any, block: int = BLOCK) -> None:
+        """The collection's metadata say which block it has come to, once it is not the first."""
+        self._collection, self._block = collection, block
+        self._number, self._num_kept = (collection.metadata or {}).get("block", 0), 0
 
     async def recall(self, place: Place) -> tuple[float, int]:
         with _chroma_errors():
@@ -76,8 +80,17 @@ class ChromaMemory:
         self._collection.upsert(
             ids=[blake2b(repr(tuple(place)).encode(), digest_size=16).hexdigest() for place in outcomes],
             embeddings=[embed(place) for place in outcomes],
-            metadatas=[{"outcome": outcome} for outcome in outcomes.values()],
+            metadatas=[{"outcome": outcome, "block": self._number} for outcome in outcomes.values()],
         )
+        self._num_kept += len(outcomes)
+        if self._num_kept >= self._block:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begins a block, and lets the oldest go."""
+        self._number, self._num_kept = self._number + 1, 0
+        self._collection.modify(metadata={"block": self._number})
+        self._collection.delete(where={"block": {"$lt": self._number - NUM_BLOCKS}})
 
 
 @contextmanager
