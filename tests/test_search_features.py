@@ -48,6 +48,7 @@ def test_a_record_that_is_no_tree_is_refused() -> None:
     tree = make_tree()
     run_script(tree, wide)
     saved = record(tree)
-    broken = replace(saved, nodes=(*saved.nodes[:-1], replace(saved.nodes[-1], parent=10**6)))
-    with pytest.raises(ValueError, match="names 1000000 as its parent"):
-        resume(broken, make_tree())
+    for wrong, message in (({"parent": 10**6}, "names 1000000 as its parent"), ({"step": None}, "expected a step")):
+        broken = replace(saved, nodes=(*saved.nodes[:-1], replace(saved.nodes[-1], **wrong)))
+        with pytest.raises(ValueError, match=message):
+            resume(broken, make_tree())

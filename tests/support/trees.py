@@ -2,18 +2,22 @@
 
 from tsd.search import NodeRecord, TreeRecord
 from tsd.search.node import Status
-from tsd.types import Grade
+from tsd.types import Grade, Step
 
 HOSTILE = '</script><script>document.title="run"</script><!--\x1b[2J[bold]'
 
 
+def sampled(logprob: float) -> Step:
+    return Step((2,), (logprob,), (0.0,), "step", 0)
+
+
 def end(parent: int, reward: float, logprob: float, text: str = "<answer>1</answer>") -> NodeRecord:
     grade = Grade(reward, exact=reward == 1, well_formed=True)
-    return NodeRecord(parent=parent, text=text, logprobs=(logprob,), status=Status.TERMINAL, grade=grade, born=1)
+    return NodeRecord(parent=parent, step=sampled(logprob), text=text, status=Status.TERMINAL, grade=grade, born=1)
 
 
 def step(parent: int, visits: int, text: str = "<step>") -> NodeRecord:
-    return NodeRecord(parent=parent, text=text, logprobs=(-0.5,), visits=visits, q=0.25, prior=0.5)
+    return NodeRecord(parent=parent, step=sampled(-0.5), text=text, visits=visits, q=0.25, prior=0.5)
 
 
 def a_tree(*nodes: NodeRecord) -> TreeRecord:

@@ -57,7 +57,7 @@ def chosen_path(nodes: Sequence[NodeRecord]) -> list[int]:
     if ends:
         return max(
             (path_to(nodes, i) for i in ends),
-            key=lambda path: (_reward(nodes[path[-1]]), sum(sum(nodes[j].logprobs) for j in path)),
+            key=lambda path: (_reward(nodes[path[-1]]), sum(_logprob(nodes[j]) for j in path)),
         )
     path = [0]
     below = children(nodes)
@@ -87,6 +87,10 @@ def _q(node: NodeRecord) -> float | None:
     if node.visits:
         return node.q
     return None if node.grade is None else node.grade.reward
+
+
+def _logprob(node: NodeRecord) -> float:
+    return sum(node.step.logprobs) if node.step else 0.0
 
 
 def _reward(node: NodeRecord) -> float:
@@ -165,8 +169,8 @@ def _shown(node: NodeRecord, chosen: bool) -> Shown:
         q=_q(node),
         prior=node.prior,
         value=node.value,
-        logprob=sum(node.logprobs),
-        version=node.version,
+        logprob=_logprob(node),
+        version=node.step.version if node.step else 0,
         born=node.born,
         status=node.status.value,
         reward=None if node.grade is None else node.grade.reward,

@@ -8,25 +8,22 @@ from collections.abc import Callable, Sequence
 from weakref import ref
 
 import msgspec
+from msgspec.structs import replace
 
 from tsd.search.node import Node, Status
 from tsd.search.tree import Tree
-from tsd.types import NO_PARENT, Finish, Grade, Step
+from tsd.types import NO_PARENT, Grade, Step
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One node. `tokens`, `logprobs` and `values` are its own step's, empty at the root."""
+    """One node."""
 
     parent: int
     """Its place in the list; NO_PARENT at the root."""
-    tokens: tuple[int, ...] = ()
+    step: Step | None = None
+    """Its own step as it was sampled; none at the root."""
     text: str = ""
-    logprobs: tuple[float, ...] = ()
-    """Behaviour logprobs."""
-    values: tuple[float, ...] = ()
-    finish: Finish = "step"
-    version: int = 0
-    """The policy that sampled it."""
+    """The step's."""
     born: int = 0
     """Expansions of the tree before the one that made it: the order of growth."""
     status: Status = Status.OPEN
@@ -66,15 +63,11 @@ def record(tree: Tree, decode: Callable[[Sequence[int]], str] = lambda tokens: "
 
 
 def _node_record(node: Node, place: dict[Node, int], decode: Callable[[Sequence[int]], str]) -> NodeRecord:
-    step = node.step or Step((), (), (), "step", 0)
+    step = node.step
     return NodeRecord(
         parent=NO_PARENT if node.parent is None else place[node.parent],
-        tokens=step.tokens,
-        text=decode(step.tokens),
-        logprobs=tuple(step.logprobs),
-        values=tuple(step.values),
-        finish=step.finish,
-        version=step.version,
+        step=step and replace(step, logprobs=tuple(step.logprobs), values=tuple(step.values)),
+        text=decode(step.tokens) if step else "",
         born=node.born,
         status=node.status,
         grade=node.grade,
@@ -97,6 +90,8 @@ def resume(saved: TreeRecord, tree: Tree) -> Tree:
     for i, saved_node in enumerate(saved.nodes):
         if (saved_node.parent == NO_PARENT) != (i == 0) or saved_node.parent >= i or saved_node.parent < NO_PARENT:
             raise ValueError(f"node {i} names {saved_node.parent} as its parent; expected a node before it")
+        if (saved_node.step is None) != (i == 0):
+            raise ValueError(f"node {i}: expected a step in every node but the first")
         nodes.append(_node(saved_node, nodes, tree.root))
     for node in nodes:
         node.closed = node.status is not Status.OPEN
@@ -108,13 +103,12 @@ def resume(saved: TreeRecord, tree: Tree) -> Tree:
 
 def _node(saved: NodeRecord, nodes: Sequence[Node], root: Node) -> Node:
     """A node with what was saved of it, hung below its parent."""
-    if saved.parent == NO_PARENT:
+    if saved.step is None:
         node = root
     else:
         parent = nodes[saved.parent]
-        step = Step(saved.tokens, saved.logprobs, saved.values, saved.finish, saved.version)
-        node = Node(ref(parent), step, saved.prior, depth=parent.depth + 1, born=saved.born)
-        node.num_path_tokens = parent.num_path_tokens + len(saved.tokens)
+        node = Node(ref(parent), saved.step, saved.prior, depth=parent.depth + 1, born=saved.born)
+        node.num_path_tokens = parent.num_path_tokens + len(saved.step.tokens)
         parent.made = [*parent.made, node]
     for name in ("status", "grade", "num_drawn", "visits", "value_sum", "value"):
         setattr(node, name, getattr(saved, name))
