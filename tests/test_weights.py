@@ -137,8 +137,8 @@ async def test_a_base_that_is_not_the_trainers_is_found_out_and_the_whole_asked_
     with WeightSubscriber(context, addresses.snapshots, HELLO, report=reports.append) as subscriber:
         await subscriber.fetch(PATIENCE_S)
         for name in ("a", "unchanged"):
-            wrong = {"a": update.tensors["a"] ^ 2} if name == "a" else {"c": update.tensors["c"] ^ 2}
-            subscriber._base = WeightUpdate(update.version, update.tensors | wrong)
+            own = subscriber._replica._file.tensors["a" if name == "a" else "c"]
+            own ^= 2
             same = {} if name == "a" else {"c": update.tensors["c"]}
             update = changed(update, 0.02)
             update = WeightUpdate(update.version, update.tensors | same)
@@ -148,7 +148,7 @@ async def test_a_base_that_is_not_the_trainers_is_found_out_and_the_whole_asked_
             assert not fetched.is_delta
     assert reports == [
         "weights 1: a is damaged: its checksum is wrong; asks for the whole weights",
-        "weights 2 are not as the trainer has them; asks for the whole weights",
+        "weights 2: c is damaged: its checksum is wrong; asks for the whole weights",
     ]
 
 
