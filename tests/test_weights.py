@@ -168,6 +168,24 @@ async def test_a_question_that_went_down_with_a_trainer_is_asked_of_the_next_one
             assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(4))
 
 
+async def test_an_answer_that_takes_longer_than_the_wait_for_it_is_taken_and_its_double_is_not(
+    context: zmq.asyncio.Context, addresses: Addresses
+) -> None:
+    with (
+        WeightPublisher(context, addresses.snapshots, HELLO, "a") as slow,
+        WeightSubscriber(context, addresses.snapshots, HELLO, ask_again_s=0.1) as subscriber,
+    ):
+        await slow.publish(weights(3))
+        asking = asyncio.create_task(subscriber.fetch(PATIENCE_S))
+        for peer, number, question in [await slow._socket.recv_multipart() for _ in range(2)]:
+            await slow._socket.send_multipart([peer, number, *slow._answer(question)])
+        assert_same((await asking).update, weights(3))
+        await slow.publish(weights(4))
+        serving = asyncio.create_task(slow.serve())
+        assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(4))
+        serving.cancel()
+
+
 async def test_whole_weights_that_are_damaged_on_the_way_are_refused(
     publisher: WeightPublisher, subscriber: WeightSubscriber
 ) -> None:

@@ -24,10 +24,10 @@ from statistics import median
 import numpy as np
 import torch
 import zmq.asyncio
-from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tsd.engine.vllm_engine import _in_memory
+from tsd.model.files import HEAD_PREFIX
 from tsd.model.policy import Policy, weight_update
 from tsd.transport.addresses import Addresses
 from tsd.transport.hello import Hello
@@ -35,8 +35,12 @@ from tsd.transport.weights import WeightPublisher, WeightSubscriber
 from tsd.types import WeightUpdate
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES = {"1.5b": (1536, 28, 12, 2, 8960, 151_936), "tiny": (64, 2, 4, 2, 128, 500)}
-"""Hidden size, layers, heads, key-value heads, intermediate size, vocabulary: Qwen2.5-1.5B's, and one for a test."""
+SHAPES = {
+    "1.5b": (1536, 28, 12, 2, 8960, 151_936),
+    "0.5b": (896, 24, 14, 2, 4864, 151_936),
+    "tiny": (64, 2, 4, 2, 128, 500),
+}
+"""Hidden size, layers, heads, key-value heads, intermediate size, vocabulary: Qwen2.5's two, and one for a test."""
 SHARES = (0.02, 0.3)
 """How much of the weights an update changes."""
 STAGES = {
@@ -48,11 +52,14 @@ STAGES = {
 }
 WAYS = ("before", "now")
 HELLO = Hello(run="compare_sync", tokenizer="")
+DTYPE = "bfloat16"
 TILE = 2**22 + 1
 """How many weights are random; a large tensor repeats them."""
 TIMEOUT_S = 3600.0
 GB = 1e9
 
+Bits = dict[str, np.ndarray]
+"""Weights as bfloat16's bits."""
 Row = dict[str, float]
 Rows = dict[tuple[str, float], list[Row]]
 
@@ -65,7 +72,7 @@ def compare(shape: str, num_rounds: int, commit: str) -> str:
         sources = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
         with tarfile.open(fileobj=io.BytesIO(sources)) as archive:
             archive.extractall(earlier, filter="data")
-        for way, path in zip(WAYS, (earlier, str(ROOT)), strict=True):
+        for way, path in (("now", str(ROOT)), ("before", earlier)):
             command = [sys.executable, __file__, shape, str(num_rounds)]
             environment = {**os.environ, "PYTHONPATH": path}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -102,55 +109,59 @@ def table(shape: str, commit: str, rows: Rows) -> str:
 
 async def measure(shape: str, num_rounds: int) -> None:
     """Prints a row for every new version."""
-    own, rng = make_weights(shape), np.random.default_rng(0)
+    weights, rng = make_weights(shape), np.random.default_rng(0)
     with ExitStack() as stack:
         context = stack.enter_context(zmq.asyncio.Context())
         address = Addresses(Path(stack.enter_context(tempfile.TemporaryDirectory()))).snapshots
         publisher = stack.enter_context(WeightPublisher(context, address, HELLO, "a"))
-        subscriber = stack.enter_context(WeightSubscriber(context, address, HELLO))
+        subscriber = stack.enter_context(WeightSubscriber(context, address, HELLO, ask_again_s=TIMEOUT_S))
         serving = asyncio.create_task(publisher.serve())
-        versions = [(share, number) for share in (1.0, *SHARES) for number in range(num_rounds if share < 1 else 1)]
-        for version, (share, _) in enumerate(versions):
-            change(own, share, rng)
-            row = await sync(version, own, publisher, subscriber)
+        await publisher.publish(WeightUpdate(0, weights))
+        await subscriber.fetch(TIMEOUT_S)
+        for version, share in enumerate([share for share in SHARES for _ in range(num_rounds)], start=1):
+            row, weights = await sync(version, weights, rng.random(TILE) < share, publisher, subscriber)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            row |= {"share": share, "peak": peak, "elements": sum(tensor.numel() for tensor in own.values())}
-            print(json.dumps(row), flush=True)
+            elements = sum(array.size for array in weights.values())
+            print(json.dumps(row | {"share": share, "peak": peak, "elements": elements}), flush=True)
         serving.cancel()
 
 
-async def sync(version: int, own: dict[str, Tensor], publisher: WeightPublisher, subscriber: WeightSubscriber) -> Row:
-    """One version from the trainer to the engine's file: seconds of each stage, and bytes."""
-    update, row, cpu_s = WeightUpdate(version, {}), dict.fromkeys(STAGES, 0.0), 0.0
-    for name, tensor in own.items():
-        trained = {name: tensor.float()}
+async def sync(
+    version: int, before: Bits, turned: np.ndarray, publisher: WeightPublisher, subscriber: WeightSubscriber
+) -> tuple[Row, Bits]:
+    """One version from the trainer to the engine's file: seconds of each stage, and bytes; and its weights."""
+    update, snapshot_s, cpu_s = WeightUpdate(version, {}), 0.0, 0.0
+    room = np.empty(max(array.size for array in before.values()), np.float32)  # one tensor of the trainer's at a time
+    for name, bits in before.items():
+        trained = {name: torch.from_numpy(changed(bits, turned, room))}
         started, cpu_started = time.perf_counter(), time.process_time()
-        update.tensors.update(weight_update(version, trained, "bfloat16").tensors)
-        row["snapshot"] += time.perf_counter() - started
-        cpu_s += time.process_time() - cpu_started
+        update.tensors.update(weight_update(version, trained, DTYPE).tensors)
+        snapshot_s, cpu_s = snapshot_s + time.perf_counter() - started, cpu_s + time.process_time() - cpu_started
+    del room
     started, cpu_started = time.perf_counter(), time.process_time()
     await publisher.publish(update)
-    row["encode"] = time.perf_counter() - started
-    dense = sum(array.nbytes for array in update.tensors.values())
+    encode_s = time.perf_counter() - started
     fetched = await subscriber.fetch(TIMEOUT_S)
     started = time.perf_counter()
     if not getattr(fetched.update, "path", ""):  # the earlier commit has none
         with _in_memory(fetched.update):
             pass
-    hand_s = time.perf_counter() - started
-    return row | {
+    row = {
+        "snapshot": snapshot_s,
+        "encode": encode_s,
         "wire": fetched.wire_s,
         "decode": fetched.decode_s,
-        "hand over": hand_s,
+        "hand over": time.perf_counter() - started,
         "cpu": cpu_s + time.process_time() - cpu_started,
         "sent": fetched.num_bytes,
-        "dense": dense,
+        "dense": sum(array.nbytes for array in update.tensors.values()),
     }
+    return row, update.tensors
 
 
-def make_weights(shape: str) -> dict[str, Tensor]:
-    """Random ones, the same again and again, by the names of a Qwen2 of that shape."""
-    hidden, layers, heads, kv_heads, intermediate, vocabulary = SHAPES[shape]
+def make_weights(model: str) -> Bits:
+    """Random ones, the same again and again, by the names of a Qwen2 of that shape, without the small value head."""
+    hidden, layers, heads, kv_heads, intermediate, vocabulary = SHAPES[model]
     config = Qwen2Config(
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -162,22 +173,20 @@ def make_weights(shape: str) -> dict[str, Tensor]:
     )
     with torch.device("meta"):
         named = Policy(Qwen2ForCausalLM(config)).named_tensors()
-    tile = torch.randn(TILE, generator=torch.Generator().manual_seed(0)).bfloat16()
-    return {name: _tiled(tile, tensor.numel()).view(tensor.shape) for name, tensor in named.items()}
+    tile = torch.randn(TILE, generator=torch.Generator().manual_seed(0)).bfloat16().view(torch.uint16).numpy()
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if not name.startswith(HEAD_PREFIX)}
+    return {name: np.resize(tile, shape) for name, shape in shapes.items()}
 
 
-def _tiled(tile: Tensor, size: int) -> Tensor:
-    return tile.repeat(-(-size // TILE))[:size].clone()
-
-
-def change(tensors: dict[str, Tensor], share: float, rng: np.random.Generator) -> None:
-    """Turns the last bit of that share of the weights, at places drawn for the first of them and then repeated."""
-    turned = (rng.random(TILE) < share).astype(np.uint16)
-    for tensor in tensors.values():
-        bits = tensor.view(torch.uint16).numpy().reshape(-1)
-        for start in range(0, bits.size, TILE):
-            part = bits[start : start + TILE]
-            part ^= turned[: part.size]
+def changed(bits: np.ndarray, turned: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """In float32, with the last bit of bfloat16 turned at places that are drawn for the first and then repeated."""
+    wide = room[: bits.size].view(np.uint32)
+    np.copyto(wide, bits.reshape(-1))
+    for start in range(0, bits.size, TILE):
+        part = wide[start : start + TILE]
+        part ^= turned[: part.size]
+    wide <<= 16
+    return wide.view(np.float32).reshape(bits.shape)
 
 
 def main(arguments: Sequence[str]) -> None:

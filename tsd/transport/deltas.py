@@ -262,10 +262,10 @@ def _written(form: Form, new: np.ndarray, changed: np.ndarray) -> tuple[np.ndarr
         case "all":
             return (new,)
         case "bitmap":
-            return np.packbits(changed), new[np.flatnonzero(changed)]
+            return np.packbits(changed), new.take(np.flatnonzero(changed))
         case "places":
             places = np.flatnonzero(changed)
-            return places.astype(PLACE), new[places]
+            return places.astype(PLACE), new.take(places)
 
 
 def _write_block(count: int, data: np.ndarray, block: np.ndarray) -> int:
@@ -281,7 +281,10 @@ def _write_block(count: int, data: np.ndarray, block: np.ndarray) -> int:
     if form == "all":
         block[:] = values
     elif form != "same":
-        places = data[:at].view(PLACE) if form == "places" else np.flatnonzero(np.unpackbits(data[:at]))
+        # Numpy finds what is set among truth values six times as quickly as among bytes, and indexes by intp.
+        is_bitmap = form == "bitmap"
+        places = np.flatnonzero(np.unpackbits(data[:at]).view(np.bool_)) if is_bitmap else data[:at].view(PLACE)
+        places = places.astype(np.intp, copy=False)
         if len(places) != count or places.max() >= block.size:
             raise ValueError("it has other places than values")
         block[places] = values

@@ -32,6 +32,7 @@ class TensorFile:
         self._file = open(os.memfd_create("tsd-weights"), "r+b")  # noqa: SIM115  closed by __exit__
         os.ftruncate(self._file.fileno(), len(head) + size)
         memory = mmap.mmap(self._file.fileno(), len(head) + size)
+        memory.madvise(mmap.MADV_HUGEPAGE)
         memory[: len(head)] = head
         self.tensors = {
             name: np.ndarray(shape, dtype, memory, len(head) + places[name])

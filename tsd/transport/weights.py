@@ -157,6 +157,8 @@ class WeightSubscriber(Endpoint):
         self._socket.connect(snapshot)
         self._hello, self._nothing = hello, _Question(hello, "", -1)
         self._has, self._replica, self._num_asked = self._nothing, Replica(), 0
+        self._open: set[bytes] = set()
+        """Questions whose answers are still of use: those of this `fetch`, about the weights that it has."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,6 +172,7 @@ class WeightSubscriber(Endpoint):
 
         Asks again now and then: a trainer that died took the question with it.
         """
+        self._open.clear()
         try:
             async with asyncio.timeout(timeout_s):
                 while (fetched := await self._try()) is None:
@@ -192,18 +195,21 @@ class WeightSubscriber(Endpoint):
             if had is self._nothing:
                 raise
             self._report(f"{error}; asks for the whole weights")
+            self._open.clear()
             return None
 
     async def _ask(self) -> list[Frame] | None:
-        """The answer to one question, not to an earlier one; None where none came for long."""
+        """The answer to a question; None where none came for long. Large weights may take longer than that: what then
+        comes is the answer to one before."""
         self._num_asked += 1
         number = b"%d" % self._num_asked
+        self._open.add(number)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._ask_again_s):
                 await self._socket.send_multipart([number, encode(self._has)])
                 while True:
                     answered, *frames = await self._socket.recv_multipart(copy=False)
-                    if answered.bytes == number:
+                    if answered.bytes in self._open:
                         return [frame.buffer for frame in frames]
         return None
 
