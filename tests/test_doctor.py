@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from tests.support.command import tsd
 from tsd.config import Config, EngineConfig, load_config
-from tsd.config.devices import Placement, parse_gpus
-from tsd.doctor.machine import Finding, Machine, examine, look
+from tsd.config.devices import Placement, parse_gpus, visible_gpus
+from tsd.doctor.machine import Finding, Machine, examine, gpu_memory, look
 from tsd.doctor.parity import Gap, differences, examine_engine
 from tsd.engine import make_engine
 from tsd.model.files import model_path
@@ -100,6 +100,20 @@ def test_a_gpu_too_small_is_named() -> None:
     config, placement = with_engine(cache_mb=50_000), Placement(("0", "1"), ("cpu",))
     found = troubles(replace_machine(gpu_memory={"0": 24e9, "1": 80e9}), config, placement)
     assert only(found).about == "memory of GPU 0"
+
+
+def test_memory_of_gpus_is_what_is_free_by_numbers_and_by_uuids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "nvidia-smi"
+    rows = "0, GPU-aa11, 1000\n1, GPU-bb22, 2000\n2, GPU-cc33, 3000\n"
+    asked.write_text(f"#!/bin/sh\ncase $1 in *memory.free) printf '{rows}' ;; *) printf '0\\n1\\n2\\n' ;; esac\n")
+    asked.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for chosen, expected in (("", [1000, 2000, 3000]), ("2,0", [3000, 1000]), ("GPU-bb,GPU-cc33", [2000, 3000])):
+        visible = visible_gpus({"CUDA_VISIBLE_DEVICES": chosen} if chosen else {})
+        found = gpu_memory(visible)
+        assert found == {str(number): megabytes * 2**20 for number, megabytes in enumerate(expected)}
 
 
 def test_a_model_too_large_for_its_gpus_comes_with_a_placement_that_fits() -> None:

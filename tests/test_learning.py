@@ -118,6 +118,25 @@ def test_every_token_of_a_response_is_predicted_by_the_one_before_it() -> None:
     assert batch.behaviour[~batch.mask].tolist() == [0.0]
 
 
+def test_the_end_is_learned_from_also_where_it_is_the_token_that_pads() -> None:
+    """Qwen's base models end a text with the token that they pad with."""
+    end = int(collate([trajectory(5, 3), trajectory(5, 9, seed=1)], 100)[0].tokens.min())
+    assert end == 0, "what this project pads with"
+    ended = [
+        replace_fields(one, tokens=np.append(one.tokens[:-1], np.int32(end)))
+        for one in (trajectory(5, 1, reward=1.0), trajectory(5, 9, seed=1, reward=1.0))
+    ]
+    (batch,) = collate(ended, 1000)
+    assert batch.num_tokens == 1 + 9
+    assert (batch.sampled[batch.mask] == end).sum() == 2
+    model = policy()
+    before = score(model, batch, 1.0, torch.device("cpu"))
+    assert take_step(model, ended[:1], 1000), "nothing but an end is something to learn"
+    after = score(model, batch, 1.0, torch.device("cpu"))
+    is_end = batch.mask & (batch.sampled == end)
+    assert (after.logprobs > before.logprobs)[is_end].all()
+
+
 def test_samples_of_one_prompt_share_it_and_their_beginnings_and_learn_what_they_would_alone() -> None:
     first = trajectory(6, 9, reward=1.0)
     second = replace_fields(first, serial=1, tokens=np.append(first.tokens[:4], first.tokens[4:] % 18 + 6), reward=-1.0)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tsd.run.supervisor import _meeting_point
 
-RANK = """
+BEGIN = """
 import sys
 from pathlib import Path
 import msgspec, numpy as np, torch
@@ -37,6 +37,8 @@ def trajectory(number):
 
 batches = [[trajectory(i) for i in range(7)] for _ in range(2)]  # one more for rank 0 than for rank 1
 settings = ["train.micro_batch_tokens=120", "method.kind=best-of-n"]
+"""
+LEARN = """
 config = load_config(None, settings)
 with join_ranks(rank, world, 60) as ranks:
     learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, ranks)
@@ -64,11 +66,29 @@ if rank == 0:
 """
 
 
-def learn(world: int, out: Path) -> None:
-    """Two updates by a group of processes."""
+GRADIENTS = """
+mixed = [*settings, "model.dtype=bfloat16", "loss.c_kl=0", "train.max_grad_norm=1e9"]
+with join_ranks(rank, world, 60) as ranks:
+    learner = PolicyLearner(load_config(None, mixed), model_path("builtin:countdown-tiny"), None, ranks)
+    seen = set()
+    for layer in learner.policy.causal.model.layers:
+        layer.register_forward_pre_hook(lambda module, _: seen.add(module.mlp.up_proj.weight.dtype))
+    stats = learner.learn(batches[0], 0, 0)
+    grads = {name: one.grad for name, one in learner.policy.named_parameters()}
+    whole = {name: grad if world == 1 else grad.full_tensor() for name, grad in grads.items()}
+assert seen == {torch.float32 if world == 1 else torch.bfloat16}, seen
+assert all(one.dtype == torch.float32 for one in (*learner.policy.parameters(), *whole.values()))
+if rank == 0:
+    save_file({name: grad.numpy() for name, grad in whole.items()}, out / f"{world}.safetensors")
+    (out / f"{world}.json").write_bytes(msgspec.json.encode(stats))
+"""
+
+
+def run_ranks(script: str, world: int, out: Path) -> None:
+    """A group of processes to its end."""
     env = {**os.environ, **_meeting_point(), "PYTHONPATH": str(Path(__file__).parent.parent)}
     ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(out)], env=env)
+        subprocess.Popen([sys.executable, "-c", BEGIN + script, str(rank), str(world), str(out)], env=env)
         for rank in range(world)
     ]
     try:
@@ -81,8 +101,8 @@ def learn(world: int, out: Path) -> None:
 
 @pytest.mark.timeout(200)
 def test_two_trainers_learn_what_one_learns(tmp_path: Path) -> None:
-    learn(1, tmp_path)
-    learn(2, tmp_path)
+    run_ranks(LEARN, 1, tmp_path)
+    run_ranks(LEARN, 2, tmp_path)
     alone, together = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
     learning_rate = 5e-6
     gaps = {name: np.abs(tensor - together[name]) for name, tensor in alone.items()}
@@ -96,3 +116,21 @@ def test_two_trainers_learn_what_one_learns(tmp_path: Path) -> None:
     worst = max(abs(one["loss"] - other["loss"]) for one, other in zip(*stats, strict=True))
     mean = np.concatenate([gap.ravel() for gap in gaps.values()]).mean()
     print(f"two trainers against one: losses differ by {worst:.1e}, weights by {mean:.1e} on average after two updates")
+
+
+@pytest.mark.timeout(200)
+def test_layers_that_travel_in_bfloat16_give_the_gradients_of_one_trainer(tmp_path: Path) -> None:
+    run_ranks(GRADIENTS, 1, tmp_path)
+    run_ranks(GRADIENTS, 2, tmp_path)
+    alone, together = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
+    cosines = {name: cosine(grad, together[name]) for name, grad in alone.items() if np.any(grad)}
+    stats: list[dict[str, float]] = [json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2)]
+    worst = min(cosines, key=lambda name: cosines[name])
+    print(f"losses {[one['loss'] for one in stats]}; the gradients least alike, of {worst}: {cosines[worst]:.5f}")
+    assert stats[0]["loss"] == pytest.approx(stats[1]["loss"], rel=1e-2)
+    assert stats[0]["grad_norm"] == pytest.approx(stats[1]["grad_norm"], rel=1e-2)
+    assert cosines[worst] > 0.999
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))

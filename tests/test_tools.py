@@ -26,6 +26,17 @@ def test_a_tool_says_what_it_takes(tool: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_the_way_of_weights_through_the_host_stands_beside_an_earlier_commits() -> None:
+    command = [sys.executable, str(TOOLS / "compare_sync"), "--shape", "tiny", "--rounds", "1", "--before", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "before is commit HEAD" in found.stdout
+    stages = [line.split("  ")[0] for line in found.stdout.splitlines()[3:]]
+    assert stages[-3:] == ["all", "GB sent", "GB held at most"]
+    assert len(stages) == 8
+
+
+@pytest.mark.timeout(120)
 def test_the_ablation_runs_on_the_mock_engine() -> None:
     command = [sys.executable, str(TOOLS / "ablate_search"), "mock", "--problems", "2", "--tokens", "100"]
     found = subprocess.run(

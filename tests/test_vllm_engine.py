@@ -10,10 +10,12 @@ import psutil
 import pytest
 import torch
 
-from tests.support.engines import CASES, make_engine, make_model
+from tests.support.engines import CASES, make_engine, make_model, randomise
 from tsd.doctor.parity import differences
 from tsd.errors import EngineError
 from tsd.model.sampling import log_policy
+from tsd.transport.deltas import encode_update
+from tsd.transport.replica import Replica
 
 pytestmark = pytest.mark.filterwarnings(
     # Importing vLLM touches names that torch 2.13 deprecates.
@@ -67,6 +69,23 @@ async def test_top_p_draws_within_the_nucleus_and_logprobs_stay_the_whole_policy
     assert set(tokens) <= set(order[:num_kept].tolist())
     for token, share in zip(order[:num_kept].tolist(), shares.tolist(), strict=True):
         assert abs((tokens == token).mean() - share) < 5 * np.sqrt(share * (1 - share) / len(tokens)) + 1e-3
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(300)
+async def test_weights_come_from_the_file_of_a_replica_which_may_change_afterwards(tmp_path: Path) -> None:
+    case, state = CASES[0], (7, 8, 9)
+    policy = make_model(case, tmp_path)
+    async with make_engine("vllm", case, tmp_path) as engine:
+        with Replica() as replica:
+            for version in (1, 2):
+                randomise(policy, seed=version)
+                await engine.load(replica.take([encode_update(policy.weights(version)).frames]))
+                for tensor in replica.take([encode_update(policy.weights(3)).frames]).tensors.values():
+                    tensor[...] = 0
+                steps = await engine.sample(state, 8, 30)
+                assert max(map(max, differences(policy, state, steps, case.temperature))) <= 1e-4
+                assert {step.version for step in steps} == {version}
 
 
 async def test_a_missing_vllm_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,8 +137,8 @@ async def test_a_base_that_is_not_the_trainers_is_found_out_and_the_whole_asked_
     with WeightSubscriber(context, addresses.snapshots, HELLO, report=reports.append) as subscriber:
         await subscriber.fetch(PATIENCE_S)
         for name in ("a", "unchanged"):
-            wrong = {"a": update.tensors["a"] ^ 2} if name == "a" else {"c": update.tensors["c"] ^ 2}
-            subscriber._base = WeightUpdate(update.version, update.tensors | wrong)
+            own = subscriber._replica._file.tensors["a" if name == "a" else "c"]
+            own ^= 2
             same = {} if name == "a" else {"c": update.tensors["c"]}
             update = changed(update, 0.02)
             update = WeightUpdate(update.version, update.tensors | same)
@@ -148,7 +148,7 @@ async def test_a_base_that_is_not_the_trainers_is_found_out_and_the_whole_asked_
             assert not fetched.is_delta
     assert reports == [
         "weights 1: a is damaged: its checksum is wrong; asks for the whole weights",
-        "weights 2 are not as the trainer has them; asks for the whole weights",
+        "weights 2: c is damaged: its checksum is wrong; asks for the whole weights",
     ]
 
 
@@ -166,6 +166,24 @@ async def test_a_question_that_went_down_with_a_trainer_is_asked_of_the_next_one
             await publisher.publish(weights(4))
             # Not a late answer to an earlier question.
             assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(4))
+
+
+async def test_an_answer_that_takes_longer_than_the_wait_for_it_is_taken_and_its_double_is_not(
+    context: zmq.asyncio.Context, addresses: Addresses
+) -> None:
+    with (
+        WeightPublisher(context, addresses.snapshots, HELLO, "a") as slow,
+        WeightSubscriber(context, addresses.snapshots, HELLO, ask_again_s=0.1) as subscriber,
+    ):
+        await slow.publish(weights(3))
+        asking = asyncio.create_task(subscriber.fetch(PATIENCE_S))
+        for peer, number, question in [await slow._socket.recv_multipart() for _ in range(2)]:
+            await slow._socket.send_multipart([peer, number, *slow._answer(question)])
+        assert_same((await asking).update, weights(3))
+        await slow.publish(weights(4))
+        serving = asyncio.create_task(slow.serve())
+        assert_same((await subscriber.fetch(PATIENCE_S)).update, weights(4))
+        serving.cancel()
 
 
 async def test_whole_weights_that_are_damaged_on_the_way_are_refused(

@@ -34,6 +34,7 @@ PACKAGES = [
     "starlette==1.10.0",
     "typing_inspection==0.4.5",
     "xgrammar==0.2.8",
+    "xxhash==4.1.0",
 ]
 """What vLLM and tsd import beyond what the machine has."""
 LEFT_OUT = (

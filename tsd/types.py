@@ -197,6 +197,8 @@ class WeightUpdate(msgspec.Struct, frozen=True):
     version: int
     tensors: dict[str, np.ndarray]
     """float32, or uint16 that hold bfloat16's bits."""
+    path: str = ""
+    """A safetensors file of the same tensors, where there is one, for engines in other processes."""
 
 
 PromptStyle = Literal["chat", "compact", "digits"]

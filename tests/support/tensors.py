@@ -1,8 +1,20 @@
 """Sets of weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from tsd.transport.deltas import Frame, encode_update
+from tsd.transport.replica import Replica
 from tsd.types import WeightUpdate
+
+
+def decoded(frames: Sequence[Frame], base: WeightUpdate | None = None) -> WeightUpdate:
+    """What frames make of a copy of `base`."""
+    with Replica() as replica:
+        if base is not None:
+            replica.take([encode_update(base).frames])
+        return replica.take([frames])
 
 
 def changed(update: WeightUpdate, share: float, seed: int = 0) -> WeightUpdate:

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 LIKENESS = 0.6
 """From 0 to 1: less alike is no misspelling."""
+TRUNCATIONS = ("top_p", "top_k", "min_p")
+"""What other programs call a sampler that leaves unlikely tokens out."""
 
 
 def hint(refusal: str) -> str:
@@ -18,6 +20,8 @@ def hint(refusal: str) -> str:
     if unknown := re.search(r"unknown field `(.+?)`", refusal):
         if own := [kind for one, kind in settings if one.path == f"{section}.{unknown[1]}"]:
             return f"; it is a setting of {section}.kind = {' or '.join(own)}"
+        if unknown[1] in TRUNCATIONS:
+            return "; training samples the whole policy, or its ratios would be biased: see evaluate.top_p"
         return _meant(section, unknown[1], [one.path for one, _ in settings])
     if section.endswith(".kind"):
         kinds = [each.kind for each in sections if f"{each.name}.kind" == section and each.kind]

@@ -176,7 +176,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_staleness: Whole = 16
     """A trajectory whose oldest token is more versions old than this is refused, and counted."""
     lora_rank: Whole = 0
-    """Learn low-rank adapters of this rank, and publish them merged; 0 learns all weights. Needs the extra `lora`."""
+    """Learn low-rank adapters of this rank, which generators merge into the model; 0 learns all weights. Needs the
+    extra `lora`."""
     activation_checkpointing: bool = False
     """Compute each layer's activations again for its gradients instead of keeping them: less memory, a third slower."""
     num_threads: Count = 1

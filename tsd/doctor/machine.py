@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from os import cpu_count
+from os import cpu_count, environ
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from tsd.config import Config
-from tsd.config.devices import CPU, Placement, ask_nvidia_smi
+from tsd.config.devices import CPU, Placement, ask_nvidia_smi, visible_gpus
 from tsd.learn.validation import MOST_WAITING
 from tsd.model.files import SUPPORTED_MODEL_TYPES, model_path
 from tsd.run.plan import Plan, fitting, make_plan, model_size
@@ -66,6 +66,7 @@ class Machine:
     pins: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What an installed package says it needs."""
     gpu_memory: Mapping[str, float] = field(default_factory=dict)
+    """Free on each GPU that a run may use, by its number in `--gpus`."""
 
 
 def look(directory: Path, gpus: Sequence[str] = ()) -> Machine:
@@ -79,7 +80,7 @@ def look(directory: Path, gpus: Sequence[str] = ()) -> Machine:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         versions=versions,
         pins={name: metadata.requires(name) or () for name in versions},
-        gpu_memory=_gpu_memory() if gpus else {},
+        gpu_memory=gpu_memory(visible_gpus(environ)) if gpus else {},
     )
 
 
@@ -297,7 +298,15 @@ def _available_memory() -> float:
     return float("inf")
 
 
-def _gpu_memory() -> dict[str, float]:
-    """By index; empty where nobody can be asked."""
-    rows = (line.split(", ") for line in ask_nvidia_smi("index,memory.total"))
-    return {index: float(megabytes) * 2**20 for index, megabytes in rows}
+def gpu_memory(visible: Sequence[str]) -> dict[str, float]:
+    """Bytes free on each of the GPUs that a run may use, by its number there; empty where nobody can be asked.
+
+    `visible` are their names, numbers of this machine or the beginnings of what nvidia-smi calls a uuid.
+    """
+    rows = [line.split(", ") for line in ask_nvidia_smi("index,uuid,memory.free")]
+    return {
+        str(number): float(megabytes) * 2**20
+        for number, name in enumerate(visible)
+        for index, uuid, megabytes in rows
+        if name == index or uuid.startswith(name)
+    }

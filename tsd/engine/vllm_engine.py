@@ -5,7 +5,6 @@ A call is one request of vLLM. Knows nothing about trees or text; `vllm_model` p
 
 import asyncio
 import itertools
-import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,12 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from safetensors.torch import save
-
 from tsd.config import EngineConfig, HeadDtype
 from tsd.engine.stops import STOPS
 from tsd.engine.vllm_plugin import VALUE_SHIFT
 from tsd.engine.vllm_start import Running, engine_errors, import_vllm, set_scratch, start_engine, stop
 from tsd.errors import EngineError, WeightsError
-from tsd.model.policy import as_tensor
+from tsd.transport.tensor_file import TensorFile, layout_of
 from tsd.types import Expansion, Finish, Step, WeightUpdate
 
 NEVER = -1e4
@@ -203,7 +200,8 @@ class VllmEngine:
             )
 
     async def _apply(self, weights: WeightUpdate) -> float:
-        """Through a file in memory; the seconds that vLLM stood still.
+        """Through a file in memory, which is there where the weights came over the wire; the seconds that vLLM stood
+        still.
 
         It computes the state of requests under way anew, with the new weights.
         """
@@ -211,7 +209,7 @@ class VllmEngine:
         async with self._loading:
             with engine_errors("vLLM does not take new weights"):
                 async with AsyncExitStack() as stack:
-                    path = await asyncio.to_thread(stack.enter_context, _in_memory(weights))
+                    path = weights.path or await asyncio.to_thread(stack.enter_context, _in_memory(weights))
                     started = time.monotonic()
                     await llm.pause_generation(mode="keep", clear_cache=True)
                     try:
@@ -224,8 +222,8 @@ class VllmEngine:
 
 @contextmanager
 def _in_memory(weights: WeightUpdate) -> Iterator[str]:
-    """A safetensors file that vLLM's processes can read. It has no name, so no death of a process leaves it behind."""
-    with open(os.memfd_create("tsd-weights"), "wb") as file:
-        file.write(save({name: as_tensor(array) for name, array in weights.tensors.items()}))
-        file.flush()
-        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    """A safetensors file that vLLM's processes can read."""
+    with TensorFile(layout_of(weights.tensors)) as file:
+        for name, tensor in weights.tensors.items():
+            file.tensors[name][...] = tensor
+        yield file.path

@@ -25,6 +25,7 @@ import msgspec
 
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
+from tsd.generator.adapted import AdaptedModel
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.methods import Method, make_method
@@ -71,6 +72,8 @@ class Generator:
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
     reward_model: RewardModel | None = None
+    adapted: AdaptedModel | None = None
+    """Where adapters alone come over the wire."""
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
@@ -132,7 +135,8 @@ class Generator:
         started = time.monotonic()
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
-        pause_s = await self.engine.load(update)
+        whole = update if self.adapted is None else await asyncio.to_thread(self.adapted.merge, update)
+        pause_s = await self.engine.load(whole)
         if isinstance(self.method, ByIndex):
             path = self.run_dir / RUNNING.format(self.index)
             await asyncio.to_thread(save_calibration, self.method.calibration, path)
@@ -200,6 +204,9 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         grader = make_grader(task, config, event, model=reward_model)
         calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
         calibration.fade(KEPT_PATHS)
+        adapted = None
+        if config.train.lora_rank and directory:
+            adapted = stack.enter_context(await asyncio.to_thread(AdaptedModel, directory, config.model.dtype))
         memory = await asyncio.to_thread(open_memory, config.search, f"generator-{index}")
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(
@@ -217,6 +224,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             reporter,
             grader,
             reward_model,
+            adapted,
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 

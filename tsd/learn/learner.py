@@ -27,7 +27,7 @@ from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.methods import make_method
 from tsd.model.files import MOCK_FILE, OPTIMIZER_FILE
-from tsd.model.lora import add_adapters, load_adapters, merged, save_adapters
+from tsd.model.lora import add_adapters, learned, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
 from tsd.types import Stats, Trajectory, WeightUpdate
@@ -133,7 +133,10 @@ class PolicyLearner:
         return own + [idle(parts[0][0])] * (max(map(len, parts)) - len(own))
 
     def weights(self, version: int) -> WeightUpdate:
-        return weight_update(version, merged(self.ranks.gather(self.policy)), self.config.model.dtype)
+        tensors = self.ranks.gather(self.policy)
+        if self.config.train.lora_rank:  # few, and a generator has the rest; as they are, to be merged as they are here
+            return weight_update(version, learned(tensors), "float32")
+        return weight_update(version, tensors, self.config.model.dtype)
 
     def save(self, directory: Path) -> None:
         tensors = self.ranks.gather(self.policy)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from tsd.model.policy import Policy, own_device
 
@@ -45,11 +45,14 @@ class Ranks:
         """Splits weights, gradients and with them the optimizer's state over the ranks, layer by layer.
 
         From then on each forward and backward pass is one of all ranks together, and gradients are means over ranks.
+        Layers travel in the precision of the forward pass, their gradients in float32. What passes between layers stays
+        float32, as it is on one rank.
         """
         policy = policy.to(self.device)
         if self.size > 1:
+            mixed = MixedPrecisionPolicy(policy.forward_dtype, torch.float32, cast_forward_inputs=False)
             for layer in policy.causal.model.layers:
-                fully_shard(layer)
+                fully_shard(layer, mp_policy=mixed)
             fully_shard(policy)
             register_fsdp_forward_method(policy, "score")
         return policy

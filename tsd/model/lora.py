@@ -1,14 +1,16 @@
-"""Low-rank adapters (Hu et al., 2022), by peft: a few weights learn in place of all, and travel merged into them.
+"""Low-rank adapters (Hu et al., 2022), by peft: a few weights learn in place of all, and they alone travel.
 
 Knows nothing about training. Engines and checkpoints never see an adapter: they get the merged model.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tsd.model.files import HEAD_PREFIX
 from tsd.model.policy import Policy
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -31,16 +33,27 @@ def add_adapters(policy: Policy, rank: int) -> None:
         parameter.requires_grad_(DOWN in name or UP in name)
 
 
+def learned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a policy with adapters learns: these, and the value head."""
+    return {name: t for name, t in tensors.items() if DOWN in name or UP in name or name.startswith(HEAD_PREFIX)}
+
+
 def merged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A policy's tensors with the adapters added into the weights, under the names of a policy without any."""
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if DOWN in name or UP in name:
-            continue
-        if BASE in name and (down := tensors.get(name.replace(BASE, DOWN))) is not None:
-            tensor = tensor + 2 * tensors[name.replace(BASE, UP)] @ down
-        plain[name.replace(BASE, "")] = tensor
-    return plain
+    plain = {name.replace(BASE, ""): t for name, t in tensors.items() if DOWN not in name and UP not in name}
+    return {name: adapted(name, tensor, tensors) for name, tensor in plain.items()}
+
+
+def adapted(name: str, weight: Tensor, adapters: Mapping[str, Tensor]) -> Tensor:
+    """The weight of that name in a policy without adapters, with its own added; itself where it has none."""
+    layer, _, kind = name.rpartition(".")
+    down, up = (adapters.get(f"{layer}{part}.{kind}") for part in (DOWN, UP))
+    return weight if down is None or up is None else weight + 2 * up @ down
+
+
+def adapted_names(adapters: Iterable[str]) -> set[str]:
+    """Which weights adapters of those names are for."""
+    return {name.replace(DOWN, "") for name in adapters if DOWN in name}
 
 
 def save_adapters(tensors: dict[str, Tensor], directory: Path) -> None:

@@ -210,8 +210,12 @@ def weight_update(version: int, tensors: dict[str, Tensor], dtype: str = "float3
 
 
 def _as_array(tensor: Tensor, dtype: str) -> np.ndarray:
-    tensor = tensor.detach().to("cpu", getattr(torch, dtype), copy=True).contiguous()
-    return (tensor.view(torch.uint16) if dtype == "bfloat16" else tensor).numpy()
+    array = np.empty(
+        tensor.shape, np.uint16 if dtype == "bfloat16" else np.float32
+    )  # in huge pages, which torch has not
+    as_torch = torch.from_numpy(array)
+    (as_torch.view(torch.bfloat16) if dtype == "bfloat16" else as_torch).copy_(tensor.detach())
+    return array
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -270,8 +270,8 @@ def _activations(config: Config, size: ModelSize, num_trainers: int) -> float:
         kept = layer + inputs * shape.num_hidden_layers
     output = shape.output_parameters * (4 if width == 4 else 12)  # rounded, in float32, and the gradients of both
     logits = min(LOGITS_AT_ONCE, tokens) * shape.vocab_size * 4 * LOGIT_COPIES
-    # FSDP2 gathers a layer and the embeddings in float32, and their gradients are whole before they are split.
-    gathered = 8 * (shape.layer_parameters + shape.embedding_parameters) * (num_trainers > 1)
+    # FSDP2 gathers a layer in the pass's precision, embeddings in float32; gradients are whole before they are split.
+    gathered = (2 * width * shape.layer_parameters + 8 * shape.embedding_parameters) * (num_trainers > 1)
     return kept + output + logits + gathered
 
 
@@ -317,7 +317,7 @@ def _notes(config: Config, size: ModelSize, placement: Placement) -> tuple[str, 
         notes.append("A generator's row says what it needs on each of its GPUs.")
     if placement.train[0] != CPU and size.num_parameters:
         width, world = _width(config), len(placement.train)
-        saved, taken = size.num_parameters * (8 + 2 * width + 4 * (world > 1)), size.num_parameters * 5 * width
+        saved, taken = size.num_parameters * (8 + 2 * width + 4 * (world > 1)), size.num_parameters * 2 * width
         notes.append(
             f"Beside this, in the host's memory: {_size(saved)} in trainer-0 when it writes a checkpoint,\n"
             f"{_size(taken)} in each generator when it takes new weights."

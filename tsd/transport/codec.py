@@ -13,7 +13,7 @@ from tsd.errors import FrameError, ProtocolError
 
 T = TypeVar("T")
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Number of the protocol that tsd's processes speak, 1 to 127: to be raised when a message or its meaning changes.
 
 Frames from before there was a number begin with a MessagePack map, which is 128 or more."""

@@ -1,53 +1,64 @@
 """Weights as frames: whole, or as a lossless delta from the version before; and which of the two a generator gets.
 
-A delta holds, for each tensor that changed, the positions changed and the values now there, bit for bit. Where both
-together would be larger than the tensor, the tensor is there whole. Every tensor that comes out is checked by the
-checksum it should have, so that a delta is applied exactly or refused. Knows nothing about sockets and trainers.
+A delta holds, for each tensor that changed, where it changed and the values now there, bit for bit, a block of elements
+after the other. A block is small enough for a core's cache, so that a tensor is compared, checked and written in one
+pass over memory. What would be larger than the tensor is the tensor, whole. Knows nothing about sockets and trainers.
 
 Few bfloat16 values change in an update of a small learning rate, and nearly all float32 ones.
 """
 
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import msgspec
 import numpy as np
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from tsd.errors import FrameError, WeightsError
 from tsd.transport.codec import decode, encode
+from tsd.transport.tensor_file import DTYPES, layout_of
 from tsd.types import WeightUpdate
 
 Frame = bytes | memoryview
-DTYPES = ("<f4", "<u2")
-"""float32, and bfloat16 as its bits."""
 MAX_DELTAS = 16
 """Kept at most: who is further behind gets the whole."""
-GAPS: tuple[Literal["u1", "u2", "u4"], ...] = ("u1", "u2", "u4")
-Positions = Literal["all", "bitmap", "u1", "u2", "u4"]
+BLOCK = 2**16
+"""Elements of a block; of a tensor's last one, what is left. A place in it fits into two bytes."""
+COUNT, PLACE = np.dtype("<u4"), np.dtype("<u2")
+Form = Literal["same", "places", "bitmap", "all"]
+"""How a block is written: not at all; as its changed places, or a bit for each element, and then the values there; or
+as all of its values."""
 
 
-class _Tensor(msgspec.Struct, frozen=True):
-    """What the frame beside it holds: positions, then values."""
+class TensorHeader(msgspec.Struct, frozen=True):
+    """What the frame beside it holds."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    crc32: int
-    """Checksum of the whole tensor as it should be now."""
+    digest: int
+    """Digest of the whole tensor as it should be now."""
     count: int
     """Elements changed."""
-    positions: Positions
-    """A bit for each element, or how many elements lie between one changed and the next, in so many bytes; `all`: none,
-    since every element's value follows."""
+    is_whole: bool
+    """Whether it is every element's value; else how many elements of each block changed, then the blocks."""
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
 
-class _Header(msgspec.Struct, frozen=True):
+class Header(msgspec.Struct, frozen=True):
+    """The first frame of a part."""
+
     version: int
     base: int | None
     """The version that the changes are from; None where every tensor is whole."""
-    tensors: tuple[_Tensor, ...]
+    tensors: tuple[TensorHeader, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Encoded:
     frames: list[Frame]
     num_changed: int
     """Elements that the update changes; all of them where it is whole."""
+    digests: Mapping[str, int]
+    """What each tensor of the update has, those among them that are not here because they have not changed."""
 
     @property
     def num_bytes(self) -> int:
@@ -70,7 +83,6 @@ class History:
     """What a trainer can give out: its newest weights whole, and the deltas that lead to them."""
 
     update: WeightUpdate
-    checksum: int
     whole: Encoded
     num_changed: int | None = None
     """Elements that differ from the version before; None for the first."""
@@ -80,17 +92,21 @@ class History:
     @classmethod
     def begin(cls, update: WeightUpdate) -> Self:
         """Touches every byte, as `then` does: not for the event loop. Whole tensors are not copied."""
-        sums = tensor_sums(update)
-        return cls(update, checksum(update, sums), encode_update(update, None, sums))
+        return cls(update, encode_update(update))
 
     def then(self, update: WeightUpdate) -> "History":
         """With the next version, and without the oldest deltas that are too much."""
-        sums = tensor_sums(update)
-        whole, newest = encode_update(update, None, sums), encode_update(update, self.update, sums)
+        newest = encode_update(update, self.update)
+        whole = encode_update(update, digests=newest.digests)
         deltas = [*self.deltas, newest]
         while len(deltas) > MAX_DELTAS or sum(delta.num_bytes for delta in deltas) >= whole.num_bytes:
             del deltas[0]
-        return History(update, checksum(update, sums), whole, newest.num_changed, tuple(deltas))
+        return History(update, whole, newest.num_changed, tuple(deltas))
+
+    @property
+    def checksum(self) -> int:
+        """What the newest weights have."""
+        return checksum(self.update, self.whole.digests)
 
     def since(self, version: int | None) -> Sequence[Encoded]:
         """What leads from a version to the newest: deltas where they are there, else the newest whole."""
@@ -104,60 +120,74 @@ class History:
 
 
 def encode_update(
-    update: WeightUpdate, base: WeightUpdate | None = None, sums: Mapping[str, int] | None = None
+    update: WeightUpdate, base: WeightUpdate | None = None, digests: Mapping[str, int] | None = None
 ) -> Encoded:
-    """A whole update, or what changed since `base`, which must have the same tensors to be of use.
+    """A whole update, whose `digests` may be known; or what changed since `base`, which has tensors of the same names
+    and shapes."""
+    if base is None:
+        found = [_whole(name, tensor, digests) for name, tensor in update.tensors.items()]
+    else:
+        assert layout_of(base.tensors) == layout_of(update.tensors), "a delta is of one model's weights"
+        found = [_changed(name, tensor, base.tensors[name]) for name, tensor in update.tensors.items()]
+    sent = [(header, frame) for header, frame in found if header.count or base is None]
+    header = Header(update.version, None if base is None else base.version, tuple(header for header, _ in sent))
+    return Encoded(
+        version=update.version,
+        base=header.base,
+        frames=[encode(header), *(frame for _, frame in sent)],
+        num_changed=sum(one.count for one in header.tensors),
+        digests={header.name: header.digest for header, _ in found},
+    )
 
-    `sums` are the update's `tensor_sums`, where they are known.
-    """
-    sums = tensor_sums(update) if sums is None else sums
-    headers: list[_Tensor] = []
-    frames: list[Frame] = []
-    for name, tensor in update.tensors.items():
-        now = _flat(tensor)
-        before = None if base is None or name not in base.tensors else _flat(base.tensors[name])
-        positions, count, frame = _changes(now, before)
-        if count or before is None:
-            headers.append(_Tensor(name, now.dtype.str, tensor.shape, sums[name], count, positions))
-            frames.append(frame)
-    header = _Header(update.version, None if base is None else base.version, tuple(headers))
-    return Encoded(update.version, header.base, [encode(header), *frames], sum(one.count for one in headers))
 
-
-def decode_update(frames: Sequence[Frame], base: WeightUpdate | None = None) -> WeightUpdate:
-    """The update that a part's frames make, of `base` where they are a delta.
-
-    Raises WeightsError where a frame is missing, of the wrong size or damaged, or `base` is not what it was made from.
-    """
+def decode_header(frames: Sequence[Frame]) -> Header:
+    """What a part's frames are. Raises WeightsError where they cannot be that."""
     try:
-        header = decode(bytes(frames[0]), _Header)
+        header = decode(bytes(frames[0]), Header)
     except (FrameError, IndexError) as error:
         raise WeightsError(f"a weight update has a damaged header: {error}") from None
     title = f"weights {header.version}"
     if len(frames) != 1 + len(header.tensors):
         raise WeightsError(f"{title}: expected {len(header.tensors)} tensors, found {len(frames) - 1}")
-    found = None if base is None else base.version
-    if header.base is not None and header.base != found:
-        raise WeightsError(f"{title}: they are changes of weights {header.base}, and there are {found}")
-    tensors = {} if header.base is None or base is None else dict(base.tensors)
     for tensor, frame in zip(header.tensors, frames[1:], strict=True):
-        try:
-            tensors[tensor.name] = _decode_tensor(tensor, frame, tensors.get(tensor.name))
-        except ValueError as error:
-            raise WeightsError(f"{title}: {tensor.name} is damaged: {error}") from None
-    return WeightUpdate(header.version, tensors)
+        if tensor.dtype not in DTYPES:
+            raise WeightsError(f"{title}: expected {' or '.join(DTYPES)}, found {tensor.dtype[:20]!r}")
+        num_bytes = tensor.size * np.dtype(tensor.dtype).itemsize
+        if min(tensor.shape, default=0) < 0 or (tensor.is_whole and len(frame) != num_bytes):
+            raise WeightsError(f"{title}: {tensor.name} is damaged: its frame has another size")
+        if header.base is None and not tensor.is_whole:
+            raise WeightsError(f"{title}: {tensor.name} is damaged: it should be whole")
+    return header
 
 
-def tensor_sums(update: WeightUpdate) -> dict[str, int]:
-    """The checksum of each tensor's bytes."""
-    return {name: zlib.crc32(_bytes(_flat(tensor))) for name, tensor in update.tensors.items()}
+def write_tensor(header: TensorHeader, frame: Frame, tensor: np.ndarray) -> None:
+    """Makes of a tensor what a frame says, in its place. Raises ValueError where the frame cannot be of it; the tensor
+    is of no use then. Its digest says whether it is right."""
+    flat = _bits(tensor.reshape(-1))
+    if header.is_whole:
+        flat[:] = np.frombuffer(frame, flat.dtype)
+        return
+    data = np.frombuffer(frame, np.uint8)
+    at = -(-flat.size // BLOCK) * COUNT.itemsize
+    if len(data) < at:
+        raise ValueError("its frame is too short")
+    for count, block in zip(data[:at].view(COUNT).tolist(), _blocks(flat), strict=True):
+        at += _write_block(count, data[at:], block)
+    if at != len(data):
+        raise ValueError("its frame is too long")
 
 
-def checksum(update: WeightUpdate, sums: Mapping[str, int] | None = None) -> int:
+def digest(tensor: np.ndarray) -> int:
+    """A digest of a tensor's bytes as they travel."""
+    return xxh3_64_intdigest(_flat(tensor))
+
+
+def checksum(update: WeightUpdate, digests: Mapping[str, int] | None = None) -> int:
     """A checksum of names, types, shapes and contents: the same at both ends, or something is wrong."""
-    sums, found = tensor_sums(update) if sums is None else sums, 0
+    known, found = digests or {}, 0
     for name, tensor in sorted(update.tensors.items()):
-        found = zlib.crc32(f"{name} {_flat(tensor).dtype.str} {tensor.shape} {sums[name]}".encode(), found)
+        own = known[name] if name in known else digest(tensor)
+        found = zlib.crc32(f"{name} {_flat(tensor).dtype.str} {tensor.shape} {own}".encode(), found)
     return found
 
 
@@ -183,56 +213,79 @@ def _bits(flat: np.ndarray) -> np.ndarray:
     return flat.view(f"<u{flat.itemsize}")
 
 
-def _changes(now: np.ndarray, before: np.ndarray | None) -> tuple[Positions, int, Frame]:
-    """How positions are written, how many there are, and positions and values in the fewest bytes."""
-    if before is None or before.dtype != now.dtype or before.size != now.size:
-        return "all", now.size, _bytes(now)
-    changed = _bits(now) != _bits(before)
-    count, bitmap = int(np.count_nonzero(changed)), (now.size + 7) // 8
+def _blocks(flat: np.ndarray) -> Iterator[np.ndarray]:
+    return (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+
+
+def _form(count: int, size: int, itemsize: int) -> Form:
+    """The smallest for so many changes in a block of that size."""
     if not count:
-        return "all", 0, b""
-    if count * now.itemsize + min(count, bitmap) >= now.nbytes:
-        return "all", count, _bytes(now)
-    places = np.flatnonzero(changed)
-    gaps = np.diff(places, prepend=-1) - 1
-    width = next((width for width in GAPS if gaps.max() <= np.iinfo(width).max), None)
-    positions: Positions = "bitmap" if width is None or bitmap <= count * np.dtype(width).itemsize else width
-    written = np.packbits(changed) if positions == "bitmap" else gaps.astype(f"<{positions}")
-    if written.nbytes + count * now.itemsize >= now.nbytes:
-        return "all", count, _bytes(now)
-    return positions, count, written.tobytes() + now[places].tobytes()
+        return "same"
+    places = min(count * PLACE.itemsize, (size + 7) // 8)
+    if places + count * itemsize >= size * itemsize:
+        return "all"
+    return "places" if places == count * PLACE.itemsize else "bitmap"
 
 
-def _bytes(flat: np.ndarray) -> memoryview:
-    """The tensor's own memory."""
-    return flat.view(np.uint8).data
+def _whole(name: str, tensor: np.ndarray, digests: Mapping[str, int] | None) -> tuple[TensorHeader, Frame]:
+    """The tensor's own memory, where it lies as it travels."""
+    flat = _flat(tensor)
+    known = digest(flat) if digests is None else digests[name]
+    return TensorHeader(name, flat.dtype.str, tensor.shape, known, flat.size, True), flat.view(np.uint8).data
 
 
-def _decode_tensor(tensor: _Tensor, frame: Frame, before: np.ndarray | None) -> np.ndarray:
-    """Raises ValueError where the frame cannot be of this tensor, or of this tensor as it was."""
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"expected {' or '.join(DTYPES)}, found {tensor.dtype[:20]!r}")
-    if tensor.positions == "all":
-        flat = np.frombuffer(frame, tensor.dtype)
-    else:
-        if before is None or before.dtype != tensor.dtype or before.shape != tensor.shape:
-            raise ValueError("its changes are of another tensor")
-        flat = _changed(tensor, frame, _flat(before).copy())
-    if zlib.crc32(_bytes(flat)) != tensor.crc32:
-        raise ValueError("its checksum is wrong")
-    return flat.reshape(tensor.shape)
+def _changed(name: str, tensor: np.ndarray, base: np.ndarray) -> tuple[TensorHeader, Frame]:
+    """What changed in one pass over both, or the whole where that is no larger."""
+    flat, seen = _flat(tensor), xxh3_64()
+    now, before = _bits(flat), _bits(_flat(base))
+    counts = np.zeros(-(-now.size // BLOCK), COUNT)
+    # As much as there may be; what is not written to takes no memory.
+    written, at = np.empty(counts.nbytes + now.nbytes, np.uint8), counts.nbytes
+    for number, (new, old) in enumerate(zip(_blocks(now), _blocks(before), strict=True)):
+        seen.update(new)
+        changed = new != old
+        counts[number] = count = np.count_nonzero(changed)
+        for piece in _written(_form(count, new.size, new.itemsize), new, changed):
+            written[at : at + piece.nbytes] = piece.view(np.uint8)
+            at += piece.nbytes
+    written[: counts.nbytes] = counts.view(np.uint8)
+    is_whole = at >= now.nbytes
+    header = TensorHeader(name, flat.dtype.str, tensor.shape, seen.intdigest(), int(counts.sum()), is_whole)
+    return header, (flat.view(np.uint8) if is_whole else written[:at]).data
 
 
-def _changed(tensor: _Tensor, frame: Frame, flat: np.ndarray) -> np.ndarray:
-    """`flat` with the frame's values at the frame's positions."""
-    at = len(frame) - tensor.count * flat.itemsize
-    if at < 0:
+def _written(form: Form, new: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A block's places and values."""
+    match form:
+        case "same":
+            return ()
+        case "all":
+            return (new,)
+        case "bitmap":
+            return np.packbits(changed), new.take(np.flatnonzero(changed))
+        case "places":
+            places = np.flatnonzero(changed)
+            return places.astype(PLACE), new.take(places)
+
+
+def _write_block(count: int, data: np.ndarray, block: np.ndarray) -> int:
+    """Writes a block's changes into it, from the beginning of `data`; how many bytes of it they were."""
+    if count > block.size:
+        raise ValueError("it has more changes than elements")
+    form = _form(count, block.size, block.itemsize)
+    at = {"same": 0, "all": 0, "bitmap": (block.size + 7) // 8, "places": count * PLACE.itemsize}[form]
+    end = at + (block.size if form == "all" else count) * block.itemsize
+    if end > len(data):
         raise ValueError("its frame is too short")
-    if tensor.positions == "bitmap":
-        places = np.flatnonzero(np.unpackbits(np.frombuffer(frame[:at], np.uint8)))
-    else:
-        places = np.cumsum(np.frombuffer(frame[:at], f"<{tensor.positions}").astype(np.int64) + 1) - 1
-    if len(places) != tensor.count or (len(places) and places[-1] >= flat.size):
-        raise ValueError("it has other positions than values")
-    flat[places] = np.frombuffer(frame[at:], flat.dtype)
-    return flat
+    values = data[at:end].view(block.dtype)
+    if form == "all":
+        block[:] = values
+    elif form != "same":
+        # Numpy finds what is set among truth values six times as quickly as among bytes, and indexes by intp.
+        is_bitmap = form == "bitmap"
+        places = np.flatnonzero(np.unpackbits(data[:at]).view(np.bool_)) if is_bitmap else data[:at].view(PLACE)
+        places = places.astype(np.intp, copy=False)
+        if len(places) != count or places.max() >= block.size:
+            raise ValueError("it has other places than values")
+        block[places] = values
+    return end

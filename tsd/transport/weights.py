@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
 
 import msgspec
 import zmq
@@ -21,9 +23,10 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, ProtocolError, TransportError, WeightsError
 from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode, encode
-from tsd.transport.deltas import Frame, History, checksum, decode_update
+from tsd.transport.deltas import Frame, History, checksum
 from tsd.transport.endpoint import Endpoint
 from tsd.transport.hello import Hello, mismatch
+from tsd.transport.replica import Replica
 from tsd.types import WeightUpdate
 
 ASK_AGAIN_S = 10.0
@@ -60,6 +63,7 @@ class Fetched:
     """Weights as a generator got them, and what that took."""
 
     update: WeightUpdate
+    """The subscriber's own: they change with the next `fetch`."""
     life: str
     checksum: int
     is_delta: bool
@@ -103,7 +107,8 @@ class WeightPublisher(Endpoint):
             if len(request) != 2:
                 self.num_damaged += 1
             elif frames := self._answer(request[1]):
-                await self._socket.send_multipart([peer, request[0], *frames])
+                # Not copied: a version's tensors and frames stay as they are.
+                await self._socket.send_multipart([peer, request[0], *frames], copy=False)
 
     def _answer(self, question: bytes) -> list[Frame]:
         """None at all to what is no question."""
@@ -136,7 +141,7 @@ class WeightPublisher(Endpoint):
 
 
 class WeightSubscriber(Endpoint):
-    """A generator's end. Keeps the last weights, to apply deltas to."""
+    """A generator's end. Keeps the last weights, and applies deltas to them."""
 
     def __init__(
         self,
@@ -150,9 +155,16 @@ class WeightSubscriber(Endpoint):
         self._socket = context.socket(zmq.DEALER)
         self._socket.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
         self._socket.connect(snapshot)
-        self._hello, self._has = hello, _Question(hello, "", -1)
-        self._base: WeightUpdate | None = None
-        self._num_asked = 0
+        self._hello, self._nothing = hello, _Question(hello, "", -1)
+        self._has, self._replica, self._num_asked = self._nothing, Replica(), 0
+        self._open: set[bytes] = set()
+        """Questions whose answers are still of use: those of this `fetch`, about the weights that it has."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._replica.close()
 
     async def fetch(self, timeout_s: float) -> Fetched:
         """The trainer's current weights. Raises TransportError when it does not answer in time or refuses, WeightsError
@@ -160,13 +172,14 @@ class WeightSubscriber(Endpoint):
 
         Asks again now and then: a trainer that died took the question with it.
         """
+        self._open.clear()
         try:
             async with asyncio.timeout(timeout_s):
                 while (fetched := await self._try()) is None:
                     pass
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
-        self._has, self._base = _Question(self._hello, fetched.life, fetched.update.version), fetched.update
+        self._has = _Question(self._hello, fetched.life, fetched.update.version)
         return fetched
 
     async def _try(self) -> Fetched | None:
@@ -175,46 +188,48 @@ class WeightSubscriber(Endpoint):
         frames = await self._ask()
         if frames is None:
             return None
-        base, wire_s = self._base, time.monotonic() - started
+        wire_s, had, self._has = time.monotonic() - started, self._has, self._nothing
         try:
-            return await asyncio.to_thread(_take, frames, base, wire_s)
+            return await asyncio.to_thread(_take, frames, self._replica, wire_s)
         except WeightsError as error:
-            if base is None:
+            if had is self._nothing:
                 raise
             self._report(f"{error}; asks for the whole weights")
-            self._has, self._base = _Question(self._hello, "", -1), None
+            self._open.clear()
             return None
 
-    async def _ask(self) -> list[bytes] | None:
-        """The answer to one question, not to an earlier one; None where none came for long."""
+    async def _ask(self) -> list[Frame] | None:
+        """The answer to a question; None where none came for long. Large weights may take longer than that: what then
+        comes is the answer to one before."""
         self._num_asked += 1
         number = b"%d" % self._num_asked
+        self._open.add(number)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._ask_again_s):
                 await self._socket.send_multipart([number, encode(self._has)])
                 while True:
-                    answered, *frames = await self._socket.recv_multipart()
-                    if answered == number:
-                        return frames
+                    answered, *frames = await self._socket.recv_multipart(copy=False)
+                    if answered.bytes in self._open:
+                        return [frame.buffer for frame in frames]
         return None
 
 
-def _take(frames: Sequence[bytes], base: WeightUpdate | None, wire_s: float) -> Fetched:
+def _take(frames: Sequence[Frame], replica: Replica, wire_s: float) -> Fetched:
     """What an answer's frames make of the weights there were. Raises TransportError where they are a refusal,
     WeightsError where they do not make what the trainer has."""
     started = time.monotonic()
     try:
-        answer = decode(frames[0], _Answer)
+        answer = decode(bytes(frames[0]), _Answer)
     except ProtocolError:
         raise
     except (FrameError, IndexError) as error:
         raise WeightsError(f"an answer with weights has a damaged header: {error}") from None
     if answer.refusal:
         raise TransportError(f"the trainer refused this generator: {answer.refusal}")
-    at, update = 1, base
-    for count in answer.num_frames:
-        update, at = decode_update(frames[at : at + count], update), at + count
-    if update is None or update.version != answer.version or at != len(frames) or checksum(update) != answer.checksum:
+    rest = iter(frames[1:])
+    update = replica.take([list(islice(rest, count)) for count in answer.num_frames])
+    is_right = update.version == answer.version and checksum(update, replica.digests) == answer.checksum
+    if not is_right or next(rest, None) is not None:
         raise WeightsError(f"weights {answer.version} are not as the trainer has them")
     return Fetched(
         update=update,
