@@ -62,6 +62,15 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process that another one comes from; 0 where it has ended."""
+    try:
+        found = _stat(pid)
+    except OSError:
+        return 0
+    return found[0] if found else 0
+
+
 def _stat(pid: int) -> tuple[int, int, int] | None:
     """Parent, process group and session; None for a process that has ended and waits for its parent to notice."""
     with open(f"/proc/{pid}/stat", "rb") as file:

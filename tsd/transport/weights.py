@@ -3,6 +3,9 @@
     a generator says      who it is (`Hello`), and which weights it has
     the trainer answers   with the deltas that lead from those to its newest, with the newest whole, or with a refusal
 
+Where there are many generators they hand on what they got, as a tree does: each asks another one first, and the trainer
+where that does not answer, so that few copies leave the trainer however many generators there are.
+
 PUB drops silently, and of a burst the newest first; so it carries no weights, only the news. Who joins late, was busy
 for many versions, has another trainer's weights, or cannot apply what it got, gets the whole. What comes out has the
 checksum that the trainer's weights have, or nobody sees it. Knows nothing about engines and learners.
@@ -14,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 
 import msgspec
 import zmq
@@ -21,7 +25,7 @@ import zmq.asyncio
 
 from tsd.errors import FrameError, ProtocolError, TransportError, WeightsError
 from tsd.transport.codec import MAX_WEIGHT_FRAME_BYTES, decode, encode
-from tsd.transport.deltas import Frame, History, checksum, decode_update
+from tsd.transport.deltas import Frame, History, checksum, decode_update, encode_update
 from tsd.transport.endpoint import Endpoint
 from tsd.transport.hello import Hello, mismatch
 from tsd.types import WeightUpdate
@@ -71,30 +75,28 @@ class Fetched:
     """From the question to its answer."""
     decode_s: float
     """To decode, apply and check."""
+    frames: Sequence[bytes]
+    """The answer as it came, for those that this one hands it on to."""
+    base: tuple[str, int]
+    """Life and version of the weights that it was asked for with."""
 
 
-class WeightPublisher(Endpoint):
-    """The trainer's end. `serve` must run for generators to get anything."""
+class _Server(Endpoint):
+    """Who gives weights out. `serve` must run for anybody to get any."""
 
-    def __init__(
-        self, context: zmq.asyncio.Context, snapshot: str, hello: Hello, life: str, report: Report = lambda text: None
-    ) -> None:
+    def __init__(self, context: zmq.asyncio.Context, address: str, hello: Hello, life: str, report: Report) -> None:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.maxmsgsize = MAX_QUESTION_BYTES
-        self._listen(snapshot)
+        self._listen(address)
         self.hello, self.life, self._report = hello, life, report
         self.num_refused: Counter[str] = Counter()
         """Questions, by what was wrong with who asked."""
         self.num_damaged = 0
         """Messages that were no questions."""
-        self.history: History | None = None
-        """None until the first `publish`."""
-
-    async def publish(self, update: WeightUpdate) -> History:
-        """From now on the one that is given out; its tensors must stay as they are. Encoding is off the loop."""
-        then = History.begin if self.history is None else self.history.then
-        self.history = await asyncio.to_thread(then, update)
-        return self.history
+        self.num_answers = 0
+        """Times that weights were given out."""
+        self.sent_bytes = 0
+        """Bytes that left with these."""
 
     async def serve(self) -> None:
         """Answers questions until cancelled; waits for generators that join, or hear of new weights."""
@@ -102,10 +104,16 @@ class WeightPublisher(Endpoint):
             peer, *request = await self._socket.recv_multipart()
             if len(request) != 2:
                 self.num_damaged += 1
-            elif frames := self._answer(request[1]):
-                await self._socket.send_multipart([peer, request[0], *frames])
+            elif frames := await self._answer(peer, *request):
+                await self._send(peer, request[0], frames)
 
-    def _answer(self, question: bytes) -> list[Frame]:
+    async def _send(self, peer: bytes, number: bytes, frames: Sequence[Frame]) -> None:
+        if len(frames) > 1:
+            self.num_answers += 1
+            self.sent_bytes += sum(map(len, frames))
+        await self._socket.send_multipart([peer, number, *frames])
+
+    async def _answer(self, peer: bytes, number: bytes, question: bytes) -> Sequence[Frame]:
         """None at all to what is no question."""
         try:
             asked = decode(question, _Question)
@@ -116,6 +124,35 @@ class WeightPublisher(Endpoint):
             return []
         if wrong := mismatch(self.hello, asked.hello):
             return self._refuse(*wrong)
+        return await self._give(peer, number, asked)
+
+    async def _give(self, peer: bytes, number: bytes, asked: _Question) -> Sequence[Frame]:
+        """None at all where there is nothing to give yet."""
+        raise NotImplementedError
+
+    def _refuse(self, name: str, why: str) -> list[Frame]:
+        self.num_refused[name] += 1
+        self._report(f"refused a generator: {why}")
+        return [encode(_Answer(refusal=why, life=self.life, version=-1))]
+
+
+class WeightPublisher(_Server):
+    """The trainer's end."""
+
+    def __init__(
+        self, context: zmq.asyncio.Context, snapshot: str, hello: Hello, life: str, report: Report = lambda text: None
+    ) -> None:
+        super().__init__(context, snapshot, hello, life, report)
+        self.history: History | None = None
+        """None until the first `publish`."""
+
+    async def publish(self, update: WeightUpdate) -> History:
+        """From now on the one that is given out; its tensors must stay as they are. Encoding is off the loop."""
+        then = History.begin if self.history is None else self.history.then
+        self.history = await asyncio.to_thread(then, update)
+        return self.history
+
+    async def _give(self, peer: bytes, number: bytes, asked: _Question) -> Sequence[Frame]:
         if self.history is None:
             return []  # it asks again
         parts = self.history.since(asked.version if asked.life == self.life else None)
@@ -129,10 +166,42 @@ class WeightPublisher(Endpoint):
         )
         return [encode(answer), *(frame for part in parts for frame in part.frames)]
 
-    def _refuse(self, name: str, why: str) -> list[Frame]:
-        self.num_refused[name] += 1
-        self._report(f"refused a generator: {why}")
-        return [encode(_Answer(refusal=why, life=self.life, version=-1))]
+
+class WeightRelay(_Server):
+    """A generator that hands on what it got. Who has the same weights already waits for the next ones."""
+
+    def __init__(
+        self, context: zmq.asyncio.Context, address: str, hello: Hello, report: Report = lambda text: None
+    ) -> None:
+        super().__init__(context, address, hello, "", report)
+        self._has: Fetched | None = None
+        self._waiting: dict[bytes, tuple[bytes, _Question]] = {}
+        """The last question of each that waits, by who asked."""
+
+    async def take(self, fetched: Fetched) -> None:
+        """From now on these are given out, to those that wait for them first."""
+        self._has, self.life = fetched, fetched.life
+        waiting, self._waiting = self._waiting, {}
+        for peer, (number, asked) in waiting.items():
+            if frames := await self._give(peer, number, asked):
+                await self._send(peer, number, frames)
+
+    async def _give(self, peer: bytes, number: bytes, asked: _Question) -> Sequence[Frame]:
+        has = self._has
+        if has is None or (asked.life, asked.version) == (has.life, has.update.version):
+            self._waiting[peer] = (number, asked)
+            return []
+        if not has.is_delta or (asked.life, asked.version) == has.base:
+            return has.frames
+        whole = await asyncio.to_thread(encode_update, has.update)
+        answer = _Answer(
+            life=has.life,
+            version=has.update.version,
+            checksum=has.checksum,
+            num_frames=(len(whole.frames),),
+            num_changed=whole.num_changed,
+        )
+        return [encode(answer), *whole.frames]
 
 
 class WeightSubscriber(Endpoint):
@@ -149,35 +218,63 @@ class WeightSubscriber(Endpoint):
         self._ask_again_s, self._report = ask_again_s, report
         self._socket = context.socket(zmq.DEALER)
         self._socket.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
-        self._socket.connect(snapshot)
+        self._connect(snapshot)
+        self._parent: tuple[str, zmq.asyncio.Socket] | None = None
         self._hello, self._has = hello, _Question(hello, "", -1)
         self._base: WeightUpdate | None = None
         self._num_asked = 0
+
+    @property
+    def life(self) -> str:
+        """The trainer's life that its weights are of; empty where it has none."""
+        return self._has.life
+
+    def ask_first(self, context: zmq.asyncio.Context, address: str) -> None:
+        """A generator that hands weights on, before the trainer; none where the address is empty."""
+        if self._parent is not None:
+            if self._parent[0] == address:
+                return
+            self._parent[1].close(linger=0)
+            self._parent = None
+        if address:
+            socket = context.socket(zmq.DEALER)
+            socket.maxmsgsize = MAX_WEIGHT_FRAME_BYTES
+            socket.connect(address)
+            self._parent = address, socket
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._parent is not None:
+            self._parent[1].close(linger=0)
+        super().__exit__(kind, error, trace)
 
     async def fetch(self, timeout_s: float) -> Fetched:
         """The trainer's current weights. Raises TransportError when it does not answer in time or refuses, WeightsError
         when even whole weights come damaged.
 
-        Asks again now and then: a trainer that died took the question with it.
+        Asks again now and then: a trainer that died took the question with it. Where another generator is to be asked
+        first, it and the trainer are asked in turn.
         """
+        turn = 0
         try:
             async with asyncio.timeout(timeout_s):
-                while (fetched := await self._try()) is None:
-                    pass
+                while (fetched := await self._try(is_first=turn % 2 == 0)) is None:
+                    turn += 1
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
         self._has, self._base = _Question(self._hello, fetched.life, fetched.update.version), fetched.update
         return fetched
 
-    async def _try(self) -> Fetched | None:
+    async def _try(self, *, is_first: bool) -> Fetched | None:
         """None where no answer came for long, or what came must be asked for whole."""
         started = time.monotonic()
-        frames = await self._ask()
+        frames = await self._ask(self._parent[1] if self._parent and is_first else self._socket)
         if frames is None:
             return None
-        base, wire_s = self._base, time.monotonic() - started
+        base, asked, wire_s = self._base, (self._has.life, self._has.version), time.monotonic() - started
         try:
-            return await asyncio.to_thread(_take, frames, base, wire_s)
+            return await asyncio.to_thread(_take, frames, base, asked, wire_s)
         except WeightsError as error:
             if base is None:
                 raise
@@ -185,21 +282,22 @@ class WeightSubscriber(Endpoint):
             self._has, self._base = _Question(self._hello, "", -1), None
             return None
 
-    async def _ask(self) -> list[bytes] | None:
+    async def _ask(self, socket: zmq.asyncio.Socket) -> list[bytes] | None:
         """The answer to one question, not to an earlier one; None where none came for long."""
         self._num_asked += 1
         number = b"%d" % self._num_asked
-        with suppress(TimeoutError):
+        # A socket that is closed meanwhile, since somebody else is to be asked, gives no answer.
+        with suppress(TimeoutError, zmq.ZMQError):
             async with asyncio.timeout(self._ask_again_s):
-                await self._socket.send_multipart([number, encode(self._has)])
+                await socket.send_multipart([number, encode(self._has)])
                 while True:
-                    answered, *frames = await self._socket.recv_multipart()
+                    answered, *frames = await socket.recv_multipart()
                     if answered == number:
                         return frames
         return None
 
 
-def _take(frames: Sequence[bytes], base: WeightUpdate | None, wire_s: float) -> Fetched:
+def _take(frames: Sequence[bytes], base: WeightUpdate | None, asked: tuple[str, int], wire_s: float) -> Fetched:
     """What an answer's frames make of the weights there were. Raises TransportError where they are a refusal,
     WeightsError where they do not make what the trainer has."""
     started = time.monotonic()
@@ -225,4 +323,6 @@ def _take(frames: Sequence[bytes], base: WeightUpdate | None, wire_s: float) -> 
         num_changed=answer.num_changed,
         wire_s=wire_s,
         decode_s=time.monotonic() - started,
+        frames=frames,
+        base=asked,
     )
