@@ -25,6 +25,7 @@ from tsd.errors import ProcessError, leaves
 from tsd.run.host import Host
 
 AUTO, LOCAL = "auto", "local:"
+RAY_FILES = "RAY_TMPDIR"
 STORE_BYTES = 128 * 2**20
 """Shared memory of each node on this machine."""
 ASK_S = 60.0
@@ -176,9 +177,8 @@ class Cluster:
     def place(self, needs: Needs, rank: int | None = None, trainers: Sequence[Needs] = ()) -> Place:
         """Asks for a place, and waits for none. Several trainers are packed: on one node if they fit, else on few."""
         options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
-        if rank is None:
-            options["scheduling_strategy"] = "SPREAD"
-        elif len(trainers) > 1:
+        options["scheduling_strategy"] = "SPREAD"
+        if rank is not None and len(trainers) > 1:
             options["scheduling_strategy"] = self._packed(rank, trainers)
         actor = self.ray.remote(Addressed).options(**options).remote()
         return Place(actor, self.ray.exceptions)
@@ -239,9 +239,13 @@ class LocalCluster:
         _ray()
         from ray.cluster_utils import Cluster as Nodes
 
-        self._directory = Path(tempfile.mkdtemp(prefix="tsd-ray-", dir=self.scratch or "/tmp"))
+        # Short, for the sockets in it; and not Ray's own, where `auto` would come to find this cluster.
+        self._directory = self.scratch or Path(tempfile.mkdtemp(prefix="tsd-", dir="/tmp"))
+        self._before = os.environ.get(RAY_FILES)
+        os.environ[RAY_FILES] = str(self._directory)
+        (self._directory / "ray").mkdir()
         self.num_cpus = self.num_cpus or os.cpu_count() or 1
-        head = {"num_cpus": 0, "temp_dir": str(self._directory), **self._common}
+        head = {"num_cpus": 0, **self._common}
         try:
             self._nodes = Nodes(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
             self.address = self._nodes.address
@@ -271,6 +275,9 @@ class LocalCluster:
     def __exit__(self, *error: object) -> None:
         if hasattr(self, "_nodes"):
             self._nodes.shutdown()
+        os.environ.pop(RAY_FILES)
+        if self._before is not None:
+            os.environ[RAY_FILES] = self._before
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

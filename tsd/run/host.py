@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -93,8 +94,7 @@ class Host:
         if about.version != __version__:
             raise ValueError(f"node {address} has tsd {__version__}, and the launcher {about.version}")
         os.umask(0o077)
-        place = os.environ.get("RAY_TMPDIR", "/tmp")
-        children = Children(about.grace_s, report=self._late.append, place=place)
+        children = Children(about.grace_s, report=self._late.append, place=tempfile.gettempdir())
         self._children = await self._stack.enter_async_context(children)
         scratch = self._children.scratch
         self._run = scratch / "run"

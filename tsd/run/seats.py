@@ -171,6 +171,7 @@ class Seats:
             await self._trainer_known(name)
         while True:
             seat = await self._seat(_seat_of(name))
+            log_path.touch()
             life = Life(name, log_path)
             try:
                 await self._bring(seat, name)
