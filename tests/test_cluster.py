@@ -23,9 +23,10 @@ from tsd.run.books import LOST_FILE
 from tsd.run.cluster import LocalCluster
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]  # of Ray's own
-PATIENCE_S = 150.0
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]  # of Ray's own
+PATIENCE_S = 240.0
 MARK = "TSD_TEST_NODES"
+NUM_NODES = 3
 LONG = tuple(
     f"--set={setting}"
     for setting in ("train.num_updates=100000", "observe.trajectories=true", "train.checkpoint_every=3")
@@ -59,15 +60,23 @@ class Nodes:
         raise AssertionError(f"no node with a {role} and no {other}")
 
 
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    """Three nodes of two CPUs, and a head without any. No process of a run may be left on them, whatever happens."""
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """Nodes of two CPUs, and a head without any: a cluster takes long to start, and tests share it."""
     mark = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, mark)
-    with LocalCluster(3, num_cpus=2) as cluster:
-        nodes = Nodes(cluster, mark)
-        yield nodes
-        until(lambda: not nodes.processes(), "processes on nodes to end", PATIENCE_S)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark)
+        with LocalCluster(NUM_NODES, num_cpus=2) as cluster:
+            yield Nodes(cluster, mark)
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Iterator[Nodes]:
+    """Three of them. No process of a run may be left on them, whatever happens."""
+    while len(cluster.cluster.nodes) < NUM_NODES:
+        cluster.cluster.add()
+    yield cluster
+    until(lambda: not cluster.processes(), "processes on nodes to end", PATIENCE_S)
 
 
 def on(nodes: Nodes, run_dir: Path, *more: str, gpus: str = "2:gen,1:train") -> list[str]:

@@ -90,10 +90,12 @@ def parse_counts(spec: str) -> Placement:
         if role is not None:
             placed[role] += waiting
             waiting = []
+    if waiting:
+        _refuse(spec, len(spec), "expected :gen or :train", COUNTS_EXAMPLE)
     for role, given in placed.items():
         kinds = {CPU if device == CPU else device.count(TOGETHER) for device in given}
-        if len(kinds) != 1 or waiting:
-            problem = f"no count has the role {role}" if not given or waiting else f"expected {role} of one kind"
+        if len(kinds) != 1:
+            problem = f"expected {role} of one kind" if given else f"no count has the role {role}"
             _refuse(spec, len(spec), problem, COUNTS_EXAMPLE)
     return Placement(tuple(placed["gen"]), tuple(placed["train"]))
 

@@ -258,7 +258,8 @@ class LocalCluster:
 
     @property
     def _common(self) -> Mapping[str, Any]:
-        return {"object_store_memory": STORE_BYTES, "include_dashboard": False, "num_gpus": 0}
+        store = {"object_store_memory": STORE_BYTES, "num_gpus": 0}
+        return {**store, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
     def add(self) -> None:
         """Another node joins; returns once it is there."""
@@ -286,7 +287,10 @@ def _ray() -> Any:
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
+        # Of nodes on this machine: patient where it is busy, and no idle workers.
+        "RAY_raylet_start_wait_time_s": "180",
+        "RAY_prestart_worker_first_driver": "false",
+        "RAY_enable_worker_prestart": "false",
     }.items():
         os.environ.setdefault(name, value)
     import ray
