@@ -287,7 +287,8 @@ def _ray() -> Any:
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Of nodes on this machine: patient where it is busy, and no idle workers.
+        # Of nodes on this machine: patient where it is busy, no idle workers, and those that work not put last.
+        "RAY_worker_niceness": "0",
         "RAY_raylet_start_wait_time_s": "180",
         "RAY_prestart_worker_first_driver": "false",
         "RAY_enable_worker_prestart": "false",

@@ -223,6 +223,8 @@ class WeightSubscriber(Endpoint):
         self._hello, self._has = hello, _Question(hello, "", -1)
         self._base: WeightUpdate | None = None
         self._num_asked = 0
+        self._first_asked = 1
+        """The first question of those that ask for the same."""
 
     @property
     def life(self) -> str:
@@ -253,23 +255,24 @@ class WeightSubscriber(Endpoint):
         """The trainer's current weights. Raises TransportError when it does not answer in time or refuses, WeightsError
         when even whole weights come damaged.
 
-        Asks again now and then: a trainer that died took the question with it. Where another generator is to be asked
-        first, it and the trainer are asked in turn.
+        Asks again now and then, and each time later, since large weights take their time: a trainer that died took the
+        question with it. Where another generator is to be asked first, it and the trainer are asked in turn.
         """
-        turn = 0
+        turn, self._first_asked = 0, self._num_asked + 1
         try:
             async with asyncio.timeout(timeout_s):
-                while (fetched := await self._try(is_first=turn % 2 == 0)) is None:
+                while (fetched := await self._try(turn)) is None:
                     turn += 1
         except TimeoutError:
             raise TransportError(f"generator waits for a weight snapshot: none for {timeout_s} s") from None
         self._has, self._base = _Question(self._hello, fetched.life, fetched.update.version), fetched.update
         return fetched
 
-    async def _try(self, *, is_first: bool) -> Fetched | None:
+    async def _try(self, turn: int) -> Fetched | None:
         """None where no answer came for long, or what came must be asked for whole."""
         started = time.monotonic()
-        frames = await self._ask(self._parent[1] if self._parent and is_first else self._socket)
+        socket = self._parent[1] if self._parent and turn % 2 == 0 else self._socket
+        frames = await self._ask(socket, self._ask_again_s * 2**turn)
         if frames is None:
             return None
         base, asked, wire_s = self._base, (self._has.life, self._has.version), time.monotonic() - started
@@ -280,19 +283,20 @@ class WeightSubscriber(Endpoint):
                 raise
             self._report(f"{error}; asks for the whole weights")
             self._has, self._base = _Question(self._hello, "", -1), None
+            self._first_asked = self._num_asked + 1
             return None
 
-    async def _ask(self, socket: zmq.asyncio.Socket) -> list[bytes] | None:
-        """The answer to one question, not to an earlier one; None where none came for long."""
+    async def _ask(self, socket: zmq.asyncio.Socket, seconds: float) -> list[bytes] | None:
+        """The answer to this question, or to an earlier one that asked for the same; None where none came for long."""
         self._num_asked += 1
         number = b"%d" % self._num_asked
         # A socket that is closed meanwhile, since somebody else is to be asked, gives no answer.
         with suppress(TimeoutError, zmq.ZMQError):
-            async with asyncio.timeout(self._ask_again_s):
+            async with asyncio.timeout(seconds):
                 await socket.send_multipart([number, encode(self._has)])
                 while True:
                     answered, *frames = await socket.recv_multipart()
-                    if answered == number:
+                    if answered.isdigit() and int(answered) >= self._first_asked:
                         return frames
         return None
 
