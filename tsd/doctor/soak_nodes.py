@@ -24,6 +24,8 @@ GPUS = "3:gen,1:train"
 FEWEST, MOST = 2, 4
 """Nodes that there are at any time; on two there is just room."""
 NODE_CPUS = 2
+SLOWER = 3.0
+"""So much longer than on one machine nothing may be learned: a node, a host and a process have to start."""
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class NodeSoak(Soak):
         if cluster is None or not pids:
             return False
         if len(cluster.nodes) <= FEWEST:
-            await asyncio.to_thread(cluster.add)
+            cluster.add()
         above = ancestors(self.rng.choice(pids))
         for number, pid in enumerate(cluster.pids()):
             if pid in above:
@@ -59,7 +61,7 @@ class NodeSoak(Soak):
         """Another node joins, unless there are many."""
         if self.cluster is None or len(self.cluster.nodes) >= MOST:
             return False
-        await asyncio.to_thread(self.cluster.add)
+        self.cluster.add()
         return True
 
 
@@ -115,18 +117,15 @@ async def soak_nodes(
     check_cluster(spec)
     if not spec.startswith(LOCAL):
         raise ValueError(f"--cluster {spec}: a soak takes away nodes, and so makes its own; expected such as local:3")
-    patience_s = PATIENCE_S[load_config(MAIN_JOB, settings).engine.kind]
+    patience_s = SLOWER * PATIENCE_S[load_config(MAIN_JOB, settings).engine.kind]
     named = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     every = {**SETTINGS, **NODE_SETTINGS, **named, "seed": seed}
     one = NodeSoak(run_dir, every, 60 * minutes, patience_s, random.Random(seed), report, choices=NODE_FAULTS)
     os.environ[MARK] = one.mark  # of the nodes, and so of all that runs on them
     started, count = time.monotonic(), int(spec.removeprefix(LOCAL))
-    cluster = LocalCluster(count, num_cpus=NODE_CPUS)
-    await asyncio.to_thread(cluster.__enter__)
-    try:
+    # In this thread, which nobody else uses: Ray's processes go with the one that started them.
+    with LocalCluster(count, num_cpus=NODE_CPUS) as cluster:
         one.cluster, one.where = cluster, ("--cluster", cluster.address, "--gpus", GPUS)
         await one.torment()
-    finally:
-        await asyncio.to_thread(cluster.__exit__)
     await asyncio.to_thread(_wait_until_gone, one.mark)
     return audited(one, seed, time.monotonic() - started)

@@ -172,10 +172,11 @@ class Host:
         for name, child in [*self._alive.items()]:
             if child.returncode is not None:
                 codes[name] = await self._children.wait(child)
-        # What is read below was written before those had ended, or after.
+        # In this order: what is here by then is at least what those wrote, and what the checkpoint counts.
+        newest = self._newest()
         found = await asyncio.to_thread(pieces, self._run, have)
         lanes = await asyncio.to_thread(appended, self._run / SPOOL)
-        return Report(found, beats(self._run), codes, lanes, self._newest())
+        return Report(found, beats(self._run), codes, lanes, newest)
 
     async def forget(self, name: str) -> None:
         """The launcher knows that it has ended."""

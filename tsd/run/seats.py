@@ -42,7 +42,9 @@ from tsd.transport.meeting import Meeting
 from tsd.transport.spool import SPOOL, appended
 
 POLL_S = 0.2
-ROOM_S = 10.0
+EACH_POLL_S = 0.02
+"""Of many hosts each is asked less often: the launcher has one loop."""
+ROOM_S = 30.0
 """How long a process waits for room before that is said."""
 PART_BYTES = 64 * 2**20
 """Most of a file in one object of Ray's store."""
@@ -171,19 +173,17 @@ class Seats:
             await self._trainer_known(name)
         while True:
             seat = await self._seat(_seat_of(name))
-            log_path.touch()
+            await asyncio.to_thread(log_path.touch)
             life = Life(name, log_path)
             try:
                 await self._bring(seat, name)
                 await self._tell_where()
+                seat.lives[name] = life  # it may have ended before we hear that it has begun
                 await seat.place.ask("start", name, self._words(argv), self._environ(env))
             except Lost as error:
                 self._lose(seat, str(error))
                 continue
-            seat.lives[name] = life
-            if self._seats.get(seat.name) is not seat:
-                life.end(KILLED, f"node {seat.opened.address}, as soon as it was started")
-            elif name == FIRST_TRAINER:
+            if name == FIRST_TRAINER and self._seats.get(name) is seat:
                 self._trainer.set()
             return life
 
@@ -241,7 +241,8 @@ class Seats:
         try:
             for row in await seat.place.ask("stop", timeout_s=limit_s):
                 self._metrics.write(row)
-            async with asyncio.timeout(limit_s):
+            # What comes to be here meanwhile may be a large checkpoint.
+            async with asyncio.timeout(BRING_S if seat.name == FIRST_TRAINER else limit_s):
                 for life in [*seat.lives.values()]:
                     await life.ended.wait()
             if self._seats.get(seat.name) is not seat:
@@ -394,7 +395,7 @@ class Seats:
                         life.end(code)
                 if seat.name == FIRST_TRAINER:
                     await self._bring_calibration(seat)
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(max(POLL_S, EACH_POLL_S * len(self._seats)))
         except Lost as error:
             self._lose(seat, str(error))
 
