@@ -79,7 +79,7 @@ async def _adding(soak: Soak, launcher: asyncio.subprocess.Process) -> bool:
 
 
 NODE_FAULTS: dict[str, tuple[float, Fault]] = {
-    "node lost": (4, _losing("generator")),
+    "node lost": (6, _losing("generator")),
     "trainer's node lost": (2, _losing("trainer")),
     "node added": (3, _adding),
     "generator killed": (2, lambda soak, launcher: soak.kill("generator")),

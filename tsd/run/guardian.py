@@ -2,7 +2,8 @@
 
 The launcher holds the only write end of a pipe and writes each child's process group to it, one a line; when the pipe
 ends, the guardian ends what is left. Knows nothing about what the processes do. Standard library and Linux's `/proc`
-only, and run as a plain file (`python -I -S guardian.py MARK SCRATCH`), so that it starts in milliseconds.
+only, and run as a plain file (`python -I -S guardian.py MARK SCRATCH`), so that it starts in milliseconds. A third word
+has it leave its parent first: what ends a launcher may end the launcher's children too.
 """
 
 import os
@@ -100,4 +101,6 @@ def main(mark: str, scratch: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 3 and os.fork():
+        os._exit(0)
+    main(*sys.argv[1:3])

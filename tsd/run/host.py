@@ -94,7 +94,9 @@ class Host:
         if about.version != __version__:
             raise ValueError(f"node {address} has tsd {__version__}, and the launcher {about.version}")
         os.umask(0o077)
-        children = Children(about.grace_s, report=self._late.append, place=tempfile.gettempdir())
+        # Ray ends the children of an actor that it ends.
+        place = tempfile.gettempdir()
+        children = Children(about.grace_s, report=self._late.append, place=place, is_hosted=True)
         self._children = await self._stack.enter_async_context(children)
         scratch = self._children.scratch
         self._run = scratch / "run"

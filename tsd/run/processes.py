@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -71,9 +72,13 @@ class Children:
         guarded: Sequence[int] = (),
         report: Callable[[ProcessRow], None] = print,
         place: str = "/tmp",
+        *,
+        is_hosted: bool = False,
     ) -> None:
         """`guarded` are open files, such as a lock, which the guardian holds too until every process is gone; the
-        scratch directory goes to `place`."""
+        scratch directory goes to `place`. Hosted by another program, which may end all children that it knows of, the
+        guardian is none of these."""
+        self._is_hosted = is_hosted
         self._grace_s, self._guarded, self._report, self._place = grace_s, guarded, report, place
         self.mark = uuid.uuid4().hex
         self._children: dict[int, Child] = {}
@@ -174,7 +179,7 @@ class Children:
 
     def _start_guardian(self, pipe: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, self.mark, str(self.scratch)],
+            [sys.executable, "-I", "-S", guardian.__file__, self.mark, str(self.scratch), *["leave"] * self._is_hosted],
             stdin=pipe,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -185,6 +190,11 @@ class Children:
     def _wait_for_guardian(self) -> None:
         try:
             self._guardian.wait(GUARDIAN_WAIT_S)
+            deadline = time.monotonic() + GUARDIAN_WAIT_S
+            while self._is_hosted and self.scratch.exists():  # the last that it does
+                if time.monotonic() > deadline:
+                    raise subprocess.TimeoutExpired("guardian", GUARDIAN_WAIT_S)
+                time.sleep(guardian.POLL_S)
         except subprocess.TimeoutExpired:
             raise ProcessError(f"processes of the run do not end: {GUARDIAN_WAIT_S:.0f} s after SIGTERM") from None
 
