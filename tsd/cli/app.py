@@ -24,6 +24,23 @@ Model = Annotated[
     str, typer.Option(metavar="MODEL", help="A Hugging Face model's directory or name, or `builtin:countdown-tiny`.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
+        "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; `0+1:gen` is one generator over two GPUs; without GPUs "
+        "`cpu:gen,cpu:train`, where `cpu` may be repeated. [default: the setting `gpus`]"
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|ADDRESS|local:N",
+        help="Run on a Ray cluster: the one this machine is part of, the one at that address, or N nodes on this "
+        "machine. --gpus then says how many: `12:gen,4:train`; `3x2:gen` is 3 generators of 2 GPUs each, "
+        "`2xcpu:gen` 2 on CPUs.",
+    ),
+]
 BUILTIN_MODEL = "builtin:countdown-tiny"
 
 INTERRUPTED = 130
@@ -102,14 +119,7 @@ def launch(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the run's settings; every setting has a default.")
     ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(
-            help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
-            "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; `0+1:gen` is one generator over two GPUs; without GPUs "
-            "`cpu:gen,cpu:train`, where `cpu` may be repeated. [default: the setting `gpus`]"
-        ),
-    ] = None,
+    gpus: Gpus = None,
     set_: Settings = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run keeps everything; new or empty. [default: runs/DATE-TIME]")
@@ -118,15 +128,7 @@ def launch(
         Path | None, typer.Option(help="Go on with the run in this directory, from its last checkpoint.")
     ] = None,
     max_updates: Annotated[int | None, typer.Option(min=1, help="Same as `--set train.num_updates=N`.")] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|ADDRESS|local:N",
-            help="Run on a Ray cluster: the one this machine is part of, the one at that address, or N nodes on this "
-            "machine. --gpus then says how many: `12:gen,4:train`; `3x2:gen` is 3 generators of 2 GPUs each, "
-            "`2xcpu:gen` 2 on CPUs.",
-        ),
-    ] = None,
+    cluster: Cluster = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the memory it needs, and start nothing.")
     ] = False,

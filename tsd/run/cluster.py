@@ -63,8 +63,8 @@ class Needs:
 
 
 def needs_of(config: Config, device: str, num_threads: int) -> Needs:
-    """Of a process with that device: whole GPUs, or as many CPUs as it has threads. The mock engine has no use for
-    GPUs."""
+    """What a process with that device takes up: whole GPUs, or as many CPUs as it has threads. The mock engine has no
+    use for GPUs."""
     if device == CPU or config.engine.kind == "mock":
         return Needs(num_threads, 0)
     return Needs(1, len(device.split(TOGETHER)))
@@ -103,7 +103,7 @@ class Place:
 
     actor: Any
     errors: Any
-    """ray.exceptions"""
+    """Ray's module of errors."""
 
     async def ask(self, method: str, *words: object, timeout_s: float = ASK_S) -> Any:
         """Raises Lost where the host is gone or silent, and what the host raised where it refuses."""

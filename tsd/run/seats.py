@@ -43,7 +43,7 @@ from tsd.transport.spool import SPOOL, appended
 
 POLL_S = 0.2
 EACH_POLL_S = 0.02
-"""Of many hosts each is asked less often: the launcher has one loop."""
+"""The more hosts there are, the less often each is asked: the launcher has one loop."""
 ROOM_S = 30.0
 """How long a process waits for room before that is said."""
 PART_BYTES = 64 * 2**20
