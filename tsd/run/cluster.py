@@ -283,9 +283,11 @@ class LocalCluster:
 
 
 def _ray() -> Any:
-    """Ray, told to send nothing about its use to anybody."""
+    """Ray, told to send nothing about its use to anybody, and to print nothing between the lines of a launch: what is
+    lost the launcher says itself."""
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Of nodes on this machine: patient where it is busy, no idle workers, and those that work not put last.
         "RAY_worker_niceness": "0",
