@@ -1,17 +1,21 @@
 """What is written on a node comes to be in the run directory; and what a lost node held is counted, by id."""
 
+import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.trajectories import make_trajectory
 from tsd.config import load_config
 from tsd.config.devices import parse_counts, parse_wanted
-from tsd.errors import DiskError
-from tsd.learn.checkpoint import TrainState
+from tsd.errors import CheckpointError, DiskError
+from tsd.learn.checkpoint import COPIED_FILE, TrainState
 from tsd.run.books import balance, forget_seat, lose_seat, lost_ids, note_seat, seats_left
 from tsd.run.cluster import Needs, check_cluster, check_room
 from tsd.run.mirror import PIECE_BYTES, Mirror, Piece, beats, pieces
+from tsd.trainer.trainer import Trainer
 from tsd.transport.spool import FRAMES_PER_FILE, Lane, appended
 
 
@@ -168,3 +172,29 @@ def test_a_generator_over_two_gpus_needs_both_on_one_node() -> None:
     check_room(config, placement, [Needs(8, 4), Needs(8, 1)])
     with pytest.raises(ValueError, match=r"there are 24 CPU\(s\) and 5 GPU\(s\) on 3 node.*no room for 1 x 2 GPU"):
         check_room(config, placement, [Needs(8, 3), Needs(8, 1), Needs(8, 1)])
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    """One on a node, as far as checkpoints go."""
+    (tmp_path / COPIED_FILE).touch()
+    nobody: Any = None
+    config = load_config(None, ["transport.timeout_s=5"])
+    return Trainer(config, tmp_path, nobody, nobody, TrainState(), nobody, nobody, nobody, nobody)
+
+
+async def test_a_checkpoint_on_a_node_counts_as_saved_once_the_launcher_has_a_copy(trainer: Trainer) -> None:
+    now = time.monotonic()
+    trainer.uncopied = [(f"update-{number}", now, {"0-a": 10 * number}) for number in (1, 2, 3)]
+    await trainer.count_copied()
+    assert trainer.saved == {}
+    await asyncio.to_thread((trainer.run_dir / COPIED_FILE).write_text, "update-2")
+    await trainer.count_copied()
+    assert trainer.saved == {"0-a": 20}
+    assert [name for name, _, _ in trainer.uncopied] == ["update-3"]
+
+
+async def test_a_checkpoint_that_nobody_copies_ends_the_trainer_with_the_name_of_the_wait(trainer: Trainer) -> None:
+    trainer.uncopied = [("update-1", time.monotonic() - 6, {})]
+    with pytest.raises(CheckpointError, match=r"waits for the launcher to copy checkpoint update-1: not done in 5"):
+        await trainer.count_copied()

@@ -69,6 +69,8 @@ class Soak:
     report: Callable[[str], None]
     choices: "dict[str, tuple[float, Fault]]" = field(default_factory=lambda: FAULTS)
     """Faults it may draw, each with its weight."""
+    gap_s: tuple[float, float] = GAP_S
+    """Least and most time between two faults."""
     where: tuple[str, ...] = ()
     """What every launch is told besides."""
     faults: Counter[str] = field(default_factory=Counter)
@@ -89,7 +91,7 @@ class Soak:
         try:
             await self.alive(launcher)
             while time.monotonic() < deadline:
-                await asyncio.sleep(self.rng.uniform(*GAP_S))
+                await asyncio.sleep(self.rng.uniform(*self.gap_s))
                 fault = self.rng.choices(list(self.choices), [weight for weight, _ in self.choices.values()])[0]
                 if await self.choices[fault][1](self, launcher):
                     self.faults[fault] += 1

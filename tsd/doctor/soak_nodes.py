@@ -24,6 +24,7 @@ GPUS = "3:gen,1:train"
 FEWEST, MOST = 2, 4
 """Nodes that there are at any time; on two there is just room."""
 NODE_CPUS = 2
+NODE_GAP_S = (1.0, 4.0)
 SLOWER = 3.0
 """So much longer than on one machine nothing may be learned: a node, a host and a process have to start."""
 
@@ -79,10 +80,10 @@ async def _adding(soak: Soak, launcher: asyncio.subprocess.Process) -> bool:
 
 
 NODE_FAULTS: dict[str, tuple[float, Fault]] = {
-    "node lost": (6, _losing("generator")),
-    "trainer's node lost": (2, _losing("trainer")),
-    "node added": (3, _adding),
-    "generator killed": (2, lambda soak, launcher: soak.kill("generator")),
+    "node lost": (8, _losing("generator")),
+    "trainer's node lost": (3, _losing("trainer")),
+    "node added": (2, _adding),
+    "generator killed": (1, lambda soak, launcher: soak.kill("generator")),
     "trainer killed": (1, lambda soak, launcher: soak.kill("trainer")),
     "launcher killed": (1, lambda soak, launcher: soak.kill_launcher(launcher)),
     "generator frozen": (1, lambda soak, launcher: soak.freeze("generator", 12)),
@@ -120,7 +121,8 @@ async def soak_nodes(
     patience_s = SLOWER * PATIENCE_S[load_config(MAIN_JOB, settings).engine.kind]
     named = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     every = {**SETTINGS, **NODE_SETTINGS, **named, "seed": seed}
-    one = NodeSoak(run_dir, every, 60 * minutes, patience_s, random.Random(seed), report, choices=NODE_FAULTS)
+    seconds, rng = 60 * minutes, random.Random(seed)
+    one = NodeSoak(run_dir, every, seconds, patience_s, rng, report, choices=NODE_FAULTS, gap_s=NODE_GAP_S)
     os.environ[MARK] = one.mark  # of the nodes, and so of all that runs on them
     started, count = time.monotonic(), int(spec.removeprefix(LOCAL))
     # In this thread, which nobody else uses: Ray's processes go with the one that started them.
