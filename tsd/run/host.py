@@ -138,9 +138,10 @@ class Host:
         await self.copied(self._newest())
         return self._newest()
 
-    async def put(self, name: str, data: bytes) -> None:
-        """One small file, as a whole."""
+    async def put(self, name: str, data: bytes) -> int:
+        """One small file, as a whole. When it was written: it need not go back."""
         await asyncio.to_thread(_write_whole, self._run / name, data)
+        return (self._run / name).stat().st_mtime_ns
 
     async def meet(self, meeting: Meeting) -> None:
         """Tells the generator here where the trainer is, and whom to ask for weights."""
@@ -186,7 +187,10 @@ class Host:
 
     def _newest(self) -> str:
         newest = latest_checkpoint(self._run)
-        return signature(newest) if newest else ""
+        try:
+            return signature(newest) if newest else ""
+        except FileNotFoundError:  # the trainer writes it again, or deletes it
+            return ""
 
     async def checkpoint_files(self, name: str) -> dict[str, int]:
         """The files of a checkpoint, with their sizes."""

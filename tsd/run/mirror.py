@@ -10,6 +10,7 @@ No shared file system is needed. Knows nothing about how pieces travel (`tsd.run
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,9 +64,10 @@ def _grown(run_dir: Path, have: Mapping[str, int]) -> Iterator[Piece]:
 
 def _changed(run_dir: Path, have: Mapping[str, int]) -> Iterator[Piece]:
     for path in (path for pattern in WHOLE for path in sorted(run_dir.glob(pattern))):
-        name, when = path.name, path.stat().st_mtime_ns
-        if have.get(name) != when:
-            yield Piece(name, when, path.read_bytes(), is_whole=True)
+        with suppress(FileNotFoundError):  # it may go at any moment
+            name, when = path.name, path.stat().st_mtime_ns
+            if have.get(name) != when:
+                yield Piece(name, when, path.read_bytes(), is_whole=True)
 
 
 def beats(run_dir: Path) -> dict[str, int]:
@@ -96,7 +98,8 @@ class Mirror:
     def _write(self, piece: Piece) -> None:
         path = _inside(self.run_dir, piece.name)
         if piece.is_whole:
-            partial = path.with_name(f"{path.name}.partial")
+            # A host that is lost may be read still while another one has its place.
+            partial = path.with_name(f"{path.name}.{id(self):x}.partial")
             partial.write_bytes(piece.data)
             partial.replace(path)
             self.have[piece.name] = piece.at

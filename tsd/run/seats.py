@@ -398,6 +398,10 @@ class Seats:
                 await asyncio.sleep(max(POLL_S, EACH_POLL_S * len(self._seats)))
         except Lost as error:
             self._lose(seat, str(error))
+        except asyncio.CancelledError:
+            for life in seat.lives.values():  # whose ends nobody would hear of: something else has failed
+                life.end(KILLED, f"node {seat.opened.address}, of which the launcher takes nothing any more")
+            raise
 
     def _take(self, seat: Seat, report: Report) -> None:
         seat.mirror.take(report.pieces, report.beats)
@@ -440,7 +444,7 @@ class Seats:
         written = [*self._run.directory.glob(RUNNING.format("*"))]
         newest = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
         if newest is not None and (when := newest.stat().st_mtime_ns) != seat.calibrated:
-            await seat.place.ask("put", newest.name, newest.read_bytes())
+            seat.mirror.have[newest.name] = await seat.place.ask("put", newest.name, newest.read_bytes())
             seat.calibrated = when
 
     def _lose(self, seat: Seat, why: str) -> None:
