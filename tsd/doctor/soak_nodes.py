@@ -19,7 +19,7 @@ from tsd.doctor.soak import GONE_S, MARK, PATIENCE_S, SETTINGS, Fault, Soak, aud
 from tsd.run.cluster import LOCAL, LocalCluster, check_cluster
 from tsd.run.guardian import parent_of
 
-NODE_SETTINGS: dict[str, object] = {"transport.frozen_s": 8}
+NODE_SETTINGS: dict[str, object] = {"transport.frozen_s": 20}
 GPUS = "3:gen,1:train"
 FEWEST, MOST = 2, 4
 """Nodes that there are at any time; on two there is just room."""
@@ -86,7 +86,7 @@ NODE_FAULTS: dict[str, tuple[float, Fault]] = {
     "generator killed": (1, lambda soak, launcher: soak.kill("generator")),
     "trainer killed": (1, lambda soak, launcher: soak.kill("trainer")),
     "launcher killed": (1, lambda soak, launcher: soak.kill_launcher(launcher)),
-    "generator frozen": (1, lambda soak, launcher: soak.freeze("generator", 12)),
+    "generator frozen": (0.5, lambda soak, launcher: soak.freeze("generator", 25)),
     "trainer delayed": (1, lambda soak, launcher: soak.freeze("trainer", 1)),
 }
 """Each with its weight."""

@@ -25,7 +25,7 @@ from tsd.run.child import BEATS
 from tsd.run.identity import RUN_ID_FILE
 from tsd.run.mirror import Piece, beats, checkpoint_files, pieces
 from tsd.run.processes import Child, Children, meeting_point
-from tsd.transport.addresses import choose_base
+from tsd.transport.addresses import NAMES, TCP, quiet_port
 from tsd.transport.meeting import Meeting, write_meeting
 from tsd.transport.spool import SPOOL, appended
 
@@ -129,7 +129,8 @@ class Host:
         if about.has_model:
             model = replace(model, path=str(scratch / f"{MODEL}{about.run_id.strip()}"))
         save_config(replace(config, transport=transport, model=model), path)
-        return Opened(address, choose_base(transport, scratch), f"tcp://{address}:{_port(meeting_point(address))}")
+        port = quiet_port(address, len(NAMES) + 1)
+        return Opened(address, f"{TCP}{address}:{port}", f"{TCP}{address}:{port + len(NAMES)}")
 
     async def unpack(self, parcel: Parcel) -> str:
         """Files that come from the launcher, into the run directory. The newest checkpoint's signature, which need not
@@ -260,7 +261,3 @@ def _read(path: Path, at: int, size: int) -> bytes:
     with path.open("rb") as file:
         file.seek(at)
         return file.read(size)
-
-
-def _port(found: Mapping[str, str]) -> str:
-    return found["MASTER_PORT"]
