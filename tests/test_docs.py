@@ -40,7 +40,7 @@ SHORTEST = tuple(
     )
 )
 """The main job at its least: a real model is what some commands want."""
-BY_OTHERS = {"soak": "tests/test_soak.py", "serve": "tests/test_serve.py"}
+BY_OTHERS = {"soak": "tests/test_soak.py", "serve": "tests/test_serve.py", "scale": "tests/test_cluster.py"}
 """Commands that another test runs, which a second time would only take minutes."""
 
 

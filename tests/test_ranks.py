@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tsd.run.supervisor import _meeting_point
+from tsd.run.processes import meeting_point
 
 BEGIN = """
 import sys
@@ -86,7 +86,7 @@ if rank == 0:
 
 def run_ranks(script: str, world: int, out: Path) -> None:
     """A group of processes to its end."""
-    env = {**os.environ, **_meeting_point(), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    env = {**os.environ, **meeting_point("127.0.0.1"), "PYTHONPATH": str(Path(__file__).parent.parent)}
     ranks = [
         subprocess.Popen([sys.executable, "-c", BEGIN + script, str(rank), str(world), str(out)], env=env)
         for rank in range(world)

@@ -178,7 +178,7 @@ async def test_an_answer_that_takes_longer_than_the_wait_for_it_is_taken_and_its
         await slow.publish(weights(3))
         asking = asyncio.create_task(subscriber.fetch(PATIENCE_S))
         for peer, number, question in [await slow._socket.recv_multipart() for _ in range(2)]:
-            await slow._socket.send_multipart([peer, number, *slow._answer(question)])
+            await slow._socket.send_multipart([peer, number, *await slow._answer(peer, number, question)])
         assert_same((await asking).update, weights(3))
         await slow.publish(weights(4))
         serving = asyncio.create_task(slow.serve())

@@ -24,6 +24,23 @@ Model = Annotated[
     str, typer.Option(metavar="MODEL", help="A Hugging Face model's directory or name, or `builtin:countdown-tiny`.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
+        "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; `0+1:gen` is one generator over two GPUs; without GPUs "
+        "`cpu:gen,cpu:train`, where `cpu` may be repeated. [default: the setting `gpus`]"
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|ADDRESS|local:N",
+        help="Run on a Ray cluster: the one this machine is part of, the one at that address, or N nodes on this "
+        "machine. --gpus then says how many: `12:gen,4:train`; `3x2:gen` is 3 generators of 2 GPUs each, "
+        "`2xcpu:gen` 2 on CPUs.",
+    ),
+]
 BUILTIN_MODEL = "builtin:countdown-tiny"
 
 INTERRUPTED = 130
@@ -102,14 +119,7 @@ def launch(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the run's settings; every setting has a default.")
     ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(
-            help="Which device does what: generators search, trainers learn. GPU numbers, ranges and lists, each with "
-            "a role: `0-5:gen,6-7:train`, `0,2:gen,3:train`; `0+1:gen` is one generator over two GPUs; without GPUs "
-            "`cpu:gen,cpu:train`, where `cpu` may be repeated. [default: the setting `gpus`]"
-        ),
-    ] = None,
+    gpus: Gpus = None,
     set_: Settings = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run keeps everything; new or empty. [default: runs/DATE-TIME]")
@@ -118,6 +128,7 @@ def launch(
         Path | None, typer.Option(help="Go on with the run in this directory, from its last checkpoint.")
     ] = None,
     max_updates: Annotated[int | None, typer.Option(min=1, help="Same as `--set train.num_updates=N`.")] = None,
+    cluster: Cluster = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the memory it needs, and start nothing.")
     ] = False,
@@ -135,6 +146,8 @@ def launch(
 
     - `tsd launch --config configs/countdown-qwen2.5-1.5b.toml --gpus 0-5:gen,6-7:train --dry-run`: what would run where
 
+    - `tsd launch --cluster auto --gpus 12:gen,4:train --dry-run`: on many machines, see docs/machines.md
+
     - `tsd launch --resume runs/20250131-120000 --max-updates 400`: further
     """
     from tsd.doctor.machine import look_over
@@ -142,7 +155,7 @@ def launch(
     from tsd.run.launch import dry_run as plan
     from tsd.run.launch import launch as run
 
-    request = Request(config, tuple(set_ or ()), gpus, run_dir, resume, max_updates)
+    request = Request(config, tuple(set_ or ()), gpus, run_dir, resume, max_updates, cluster)
     if dry_run:
         print(plan(request))
         return
@@ -315,6 +328,9 @@ def soak(
     run_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of the run; new. [default: runs/soak-SEED-TIME]")
     ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="local:N", help="On a cluster of N nodes on this machine, which come and go.")
+    ] = "",
     seed: Seed = 1,
     set_: Settings = None,
     json: Json = False,
@@ -329,11 +345,14 @@ def soak(
     - `tsd soak --minutes 2`: on the mock engine
 
     - `tsd soak --minutes 10 --engine vllm --seed 2`
+
+    - `tsd soak --cluster local:3 --minutes 10`: nodes of a Ray cluster are lost and join
     """
     from tsd.cli.commands import as_json, describe_audit, setting, torment
 
     where = run_dir or Path("runs") / f"soak-{seed}-{time.strftime('%H%M%S')}"
-    found = torment(where, [setting("engine.kind", engine), *(set_ or ())], minutes, seed, Console(stderr=True).print)
+    settings = [setting("engine.kind", engine), *(set_ or ())]
+    found = torment(where, settings, minutes, seed, cluster, Console(stderr=True).print)
     print(as_json(found) if json else describe_audit(found))
     if not found.is_clean:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tsd.config import Config, load_config
 from tsd.doctor.audit import Audit
 from tsd.doctor.soak import soak
+from tsd.doctor.soak_nodes import soak_nodes
 from tsd.engine import engine_model, make_engine
 from tsd.errors import leaves
 from tsd.model.files import model_path
@@ -186,8 +187,12 @@ def describe_solution(solution: Solution) -> str:
     )
 
 
-def torment(run_dir: Path, settings: Sequence[str], minutes: float, seed: int, report: Callable[[str], None]) -> Audit:
+def torment(
+    run_dir: Path, settings: Sequence[str], minutes: float, seed: int, cluster: str, report: Callable[[str], None]
+) -> Audit:
     """`tsd soak`. Raises ValueError for settings that cannot be, TsdError where the run ends or hangs under it."""
+    if cluster:
+        return _run(soak_nodes(run_dir, settings, minutes, seed, cluster, report))
     return _run(soak(run_dir, settings, minutes, seed, report))
 
 
@@ -201,7 +206,8 @@ def describe_audit(found: Audit) -> str:
             f"{_comeback(found)}",
             f"books: {found.books.describe()}",
             f"lost {found.num_lost}, used twice {found.num_used_twice}, wrong weights {found.num_wrong_weights}, "
-            f"hangs {found.num_hangs}, left over {len(found.leftovers)} {' '.join(found.leftovers)}",
+            f"weights nobody can confirm {found.num_unconfirmed_weights}, hangs {found.num_hangs}, "
+            f"left over {len(found.leftovers)} {' '.join(found.leftovers)}",
             "clean" if found.is_clean else "NOT clean",
         )
     )

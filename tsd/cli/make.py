@@ -1,4 +1,7 @@
-"""Commands that make what runs begin with. Registered by `tsd.cli.app`; they import what they need when they run."""
+"""Commands that make what runs begin with, or change one under way.
+
+Registered by `tsd.cli.app`; they import what they need when they run.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,6 +80,27 @@ def keys(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where th
         print(path)
 
 
+def scale(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Of a run that `tsd launch --cluster` has begun.")],
+    wanted: Annotated[str, typer.Argument(metavar="N:gen", help="How many generators from now on, such as `20:gen`.")],
+) -> None:
+    """Change how many generators a run on a cluster has, while it goes on.
+
+    New ones start as soon as a node has room. Those that are too many end in order: what they finished waits in the run
+    directory.
+
+    Examples:
+
+    - `tsd scale runs/20250131-120000 20:gen`
+    """
+    from tsd.config.devices import parse_wanted
+    from tsd.run.rundir import want
+
+    count = parse_wanted(wanted)
+    want(run_dir, count)
+    print(f"{run_dir}: {count} generators are wanted")
+
+
 def data(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the three files.")],
     numbers: Annotated[str, typer.Option(help="Numbers in a problem; several with commas, drawn evenly.")] = "4",
@@ -108,5 +132,5 @@ def data(
 
 def register(app: typer.Typer) -> None:
     """Adds them to the command line."""
-    for command in (warmstart, calibrate, keys, data):
+    for command in (warmstart, calibrate, keys, scale, data):
         app.command()(command)

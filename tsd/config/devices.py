@@ -1,4 +1,4 @@
-"""Which device does what: the `--gpus` grammar, and the GPUs of this machine.
+"""Which device does what: the `--gpus` grammar, and the GPUs of this machine; on a cluster, how many do what.
 
 Knows nothing about the processes that will run there, and does not import torch.
 """
@@ -12,6 +12,7 @@ from typing import NoReturn
 CPU = "cpu"
 ROLES = ("gen", "train")
 EXAMPLE = "0-5:gen,6-7:train, or 0:gen,0:train on one GPU, or cpu:gen,cpu:train without GPUs"
+COUNTS_EXAMPLE = "12:gen,4:train, or 3x2:gen,2:train for 3 generators of 2 GPUs each, or 2xcpu:gen,cpu:train"
 TOGETHER = "+"
 """Between the GPUs of one generator."""
 LARGEST_GPU = 1023
@@ -67,6 +68,46 @@ def parse_gpus(spec: str) -> Placement:
     return Placement(tuple(placed["gen"]), tuple(placed["train"]))
 
 
+def parse_counts(spec: str) -> Placement:
+    """Reads `12:gen,4:train`, on a cluster: how many processes of each role, with a GPU each, `3x2:gen` with two, or
+    `2xcpu:gen` on CPUs. The GPUs are numbered through, as if they were one machine's.
+
+    Raises ValueError with the position of the first mistake and an example.
+    """
+    placed: dict[str, list[str]] = {role: [] for role in ROLES}
+    first, waiting = 0, list[str]()
+    for position, words, role in _items(spec):
+        match = re.fullmatch(r"(?:([0-9]{1,4})(?:x(cpu|[0-9]{1,2}))?|cpu)", words)
+        if match is None or match[1] == "0" or match[2] == "0":
+            _refuse(spec, position, f"expected how many, found {words!r}", COUNTS_EXAMPLE)
+        count, each = int(match[1] or 1), match[2] or ("1" if match[1] else CPU)
+        if role is not None and role != "gen" and each not in (CPU, "1"):
+            _refuse(spec, position, "a trainer has one GPU, and several split the model", COUNTS_EXAMPLE)
+        for _ in range(count):
+            width = 0 if each == CPU else int(each)
+            waiting.append(TOGETHER.join(str(first + k) for k in range(width)) or CPU)
+            first += width
+        if role is not None:
+            placed[role] += waiting
+            waiting = []
+    if waiting:
+        _refuse(spec, len(spec), "expected :gen or :train", COUNTS_EXAMPLE)
+    for role, given in placed.items():
+        kinds = {CPU if device == CPU else device.count(TOGETHER) for device in given}
+        if len(kinds) != 1:
+            problem = f"expected {role} of one kind" if given else f"no count has the role {role}"
+            _refuse(spec, len(spec), problem, COUNTS_EXAMPLE)
+    return Placement(tuple(placed["gen"]), tuple(placed["train"]))
+
+
+def parse_wanted(spec: str) -> int:
+    """How many generators `20:gen` asks for. Raises ValueError with an example."""
+    match = re.fullmatch(r"([1-9][0-9]{0,3}):gen", spec.strip())
+    if match is None:
+        raise ValueError(f"expected how many generators, such as 20:gen, found {spec!r}; trainers stay as they are")
+    return int(match[1])
+
+
 def _misplaced(device: str, role: str, others: list[str]) -> str:
     """Why a device cannot have a role beside others that have it; empty where it can."""
     gpus = device.split(TOGETHER)
@@ -120,8 +161,8 @@ def _together(spec: str, position: int, devices: str) -> str:
     return TOGETHER.join(numbers)
 
 
-def _refuse(spec: str, position: int, problem: str) -> NoReturn:
-    raise ValueError(f"--gpus {spec!r}, character {position + 1}: {problem}; for example {EXAMPLE}")
+def _refuse(spec: str, position: int, problem: str, example: str = EXAMPLE) -> NoReturn:
+    raise ValueError(f"--gpus {spec!r}, character {position + 1}: {problem}; for example {example}")
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from tsd.config.devices import Placement, parse_counts, parse_gpus
 from tsd.config.losses import CispoConfig, LossConfig
 from tsd.config.methods import IndexConfig, MethodConfig
 from tsd.config.numbers import Count, NotNegative, Positive, PositiveShare, Share, Whole
@@ -234,6 +235,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     observe: ObserveConfig = ObserveConfig()
     gpus: str = "cpu:gen,cpu:gen,cpu:train"
     """Default of `tsd launch --gpus`."""
+    cluster: str = ""
+    """Default of `tsd launch --cluster`: the Ray cluster that processes run on; this machine alone where empty. `auto`
+    for the one this machine is part of, the address of its head, such as `10.0.0.5:6379`, or `local:3` for three nodes
+    on this machine."""
+
+    @property
+    def placement(self) -> Placement:
+        """Who runs where; on a cluster, how many. Raises ValueError for what cannot be read."""
+        return parse_counts(self.gpus) if self.cluster else parse_gpus(self.gpus)
 
     def __post_init__(self) -> None:
         if self.search.memory and not isinstance(self.method, IndexConfig):

@@ -6,6 +6,7 @@ Knows nothing about what happened to the run.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +14,7 @@ import msgspec
 
 from tsd.errors import CheckpointError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state
-from tsd.observe.metrics import MetricsReader, MetricsRow, ProcessRow, UpdateRow, WeightsRow
+from tsd.observe.metrics import MetricsReader, MetricsRow, PhaseRow, ProcessRow, UpdateRow, WeightsRow
 from tsd.run.books import USED_FILE, Books, balance
 
 GENERATOR = "generator-"
@@ -39,6 +40,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     num_lost: int
     num_used_twice: int
     num_wrong_weights: int
+    num_unconfirmed_weights: int = 0
+    """Weights applied that nobody can compare with the trainer's: its last rows were lost with its node."""
     num_hangs: int
     leftovers: tuple[str, ...]
 
@@ -63,9 +66,7 @@ def audit(
         raise CheckpointError(f"{run_dir} has no checkpoint")
     state, rows = load_state(checkpoint), MetricsReader(run_dir).read()
     books, times_used = balance(run_dir, state), Counter(used(run_dir, state))
-    weights = [row for row in rows if isinstance(row, WeightsRow)]
-    published = {(row.version, row.checksum) for row in weights if row.source == "trainer-0"}
-    applied = [(row.version, row.checksum) for row in weights if row.source != "trainer-0"]
+    num_syncs, num_wrong, num_unconfirmed = _weights(rows)
     returned = comebacks(run_dir, rows)
     partial = [str(path) for path in checkpoints_dir(run_dir).glob("*.partial")]
     return Audit(
@@ -74,16 +75,52 @@ def audit(
         faults=faults,
         books=books,
         num_updates=state.update,
-        num_syncs=len(applied),
+        num_syncs=num_syncs,
         num_restarts=num_restarts(rows),
         back_s=round(median(seconds for seconds, _ in returned), 2) if returned else None,
         updates_meanwhile=median(count for _, count in returned) if returned else None,
         num_lost=abs(books.lost) + abs(len(times_used) - state.num_trajectories),
         num_used_twice=sum(count > 1 for count in times_used.values()),
-        num_wrong_weights=sum(one not in published for one in applied),
+        num_wrong_weights=num_wrong,
+        num_unconfirmed_weights=num_unconfirmed,
         num_hangs=num_hangs,
         leftovers=(*leftovers, *partial),
     )
+
+
+def _weights(rows: Sequence[MetricsRow]) -> tuple[int, int, int]:
+    """How many weights generators applied; how many of them are not the trainer's; how many nobody can tell of.
+
+    Of those a trainer's life published last nothing may be known, if its node was lost, or the launcher was killed. All
+    generators must have had the same then, and there are no more such lives than were lost.
+    """
+    weights = [row for row in rows if isinstance(row, WeightsRow)]
+    published = {(row.version, row.checksum) for row in weights if row.source == "trainer-0"}
+    numbers = {(row.life, row.version) for row in weights if row.source == "trainer-0"}
+    applied = [row for row in weights if row.source != "trainer-0"]
+    unknown = [row for row in applied if (row.version, row.checksum) not in published]
+    untold = [row for row in unknown if (row.life, row.version) not in numbers]
+    seen: dict[tuple[str, int], set[int]] = {}
+    for row in untold:
+        seen.setdefault((row.life, row.version), set()).add(row.checksum)
+    num_lives, num_wrong = len({row.life for row in untold}), len(unknown) - len(untold)
+    if num_lives > num_lives_lost(rows) or any(len(sums) > 1 for sums in seen.values()):
+        num_wrong += len(untold)
+    return len(applied), num_wrong, len(untold)
+
+
+def num_lives_lost(rows: Sequence[MetricsRow]) -> int:
+    """Lives of the trainer on a cluster whose last rows may be lost with them."""
+    on_node = sum(isinstance(row, ProcessRow) and row.what == "lost" and row.process == "trainer-0" for row in rows)
+    phases = [row.phase for row in rows if isinstance(row, PhaseRow)]
+    killed = sum(
+        phase == "launched" and before not in ("done", "failed", "stopping") for before, phase in pairwise(phases)
+    )
+    return on_node + killed if on_node or any(_is_of_cluster(row) for row in rows) else 0
+
+
+def _is_of_cluster(row: MetricsRow) -> bool:
+    return isinstance(row, ProcessRow) and row.what == "lost"
 
 
 def num_restarts(rows: Sequence[MetricsRow]) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tsd import __version__
 from tsd.config import Config, load_config
-from tsd.config.devices import parse_gpus
 from tsd.doctor.machine import Machine, examine, look
 from tsd.observe.metrics import METRICS_FILE
 from tsd.observe.printable import printable
@@ -64,7 +63,7 @@ def _versions(machine: Machine) -> str:
 
 def _findings(config: Config, run_dir: Path, machine: Machine) -> str:
     try:
-        found = examine(config, parse_gpus(config.gpus), run_dir, machine)
+        found = examine(config, config.placement, run_dir, machine)
     except ValueError as error:
         return str(error)
     return "\n".join(f"{finding.level:<8} {finding}" for finding in found)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsd.config import MAIN_JOB, load_config
-from tsd.config.devices import parse_gpus, visible_gpus
+from tsd.config.devices import visible_gpus
 from tsd.doctor.machine import Finding, examine, look
 from tsd.doctor.trial import examine_task
 from tsd.errors import EngineError
@@ -28,7 +28,7 @@ def diagnose(
     """All findings for a run. Raises ValueError for settings that cannot be."""
     config = fetched(load_config(path or MAIN_JOB, settings), SMALL if quick else FILES)
     config = msgspec.structs.replace(config, gpus=gpus or config.gpus)
-    placement = parse_gpus(config.gpus)
+    placement = config.placement
     found = [_devices(placement.gpus), *examine(config, placement, directory, look(directory, placement.gpus))]
     if quick or any(finding.level == "error" for finding in found):
         return found

@@ -67,6 +67,12 @@ class Soak:
     patience_s: float
     rng: random.Random
     report: Callable[[str], None]
+    choices: "dict[str, tuple[float, Fault]]" = field(default_factory=lambda: FAULTS)
+    """Faults it may draw, each with its weight."""
+    gap_s: tuple[float, float] = GAP_S
+    """Least and most time between two faults."""
+    where: tuple[str, ...] = ()
+    """What every launch is told besides."""
     faults: Counter[str] = field(default_factory=Counter)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     scratches: set[Path] = field(default_factory=set)
@@ -85,9 +91,9 @@ class Soak:
         try:
             await self.alive(launcher)
             while time.monotonic() < deadline:
-                await asyncio.sleep(self.rng.uniform(*GAP_S))
-                fault = self.rng.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
-                if await FAULTS[fault][1](self, launcher):
+                await asyncio.sleep(self.rng.uniform(*self.gap_s))
+                fault = self.rng.choices(list(self.choices), [weight for weight, _ in self.choices.values()])[0]
+                if await self.choices[fault][1](self, launcher):
                     self.faults[fault] += 1
                     self.report(f"{fault} ({sum(self.faults.values())})")
                 if launcher.returncode is not None and fault in ("launcher killed", "disk full"):
@@ -112,7 +118,7 @@ class Soak:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tsd", "launch", *where, *sets),
+                *(sys.executable, "-m", "tsd", "launch", *where, *sets, *self.where),
                 env={**os.environ, MARK: self.mark},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -288,10 +294,15 @@ async def soak(
     every = {**SETTINGS, **named, "seed": seed}
     one = Soak(run_dir, every, 60 * minutes, patience_s, random.Random(seed), report)
     await one.torment()
+    return audited(one, seed, time.monotonic() - started)
+
+
+def audited(one: Soak, seed: int, seconds: float) -> Audit:
+    """What a soak that has ended came to."""
     return audit(
-        run_dir,
+        one.run_dir,
         seed=seed,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         faults=dict(one.faults),
         num_hangs=one.num_hangs,
         leftovers=tuple(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import assert_never
 
 from tsd.config import Config, EngineConfig
-from tsd.config.devices import parse_gpus
 from tsd.model.files import model_path
 from tsd.types import Engine, TextCodec
 
@@ -52,7 +51,7 @@ def make_engine(
         case "vllm":
             from tsd.engine.vllm_engine import VllmEngine
 
-            placement = parse_gpus(config.gpus)
+            placement = config.placement
             shares = config.evaluate.every > 0 or any(map(placement.is_shared, placement.gen))
             make = partial(VllmEngine, shares_gpu=shares, num_gpus=placement.gpus_each)
             return _on_model(make, config, directory, temperature=temperature, seed=seed, top_p=top_p)

@@ -26,6 +26,7 @@ import msgspec
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
 from tsd.generator.adapted import AdaptedModel
+from tsd.generator.relaying import Relaying, open_relaying
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
 from tsd.methods import Method, make_method
@@ -74,17 +75,22 @@ class Generator:
     reward_model: RewardModel | None = None
     adapted: AdaptedModel | None = None
     """Where adapters alone come over the wire."""
+    relaying: Relaying | None = None
+    """On a cluster alone."""
 
     async def run(self, problems: Iterator[tuple[int, Problem]]) -> None:
         """Until cancelled."""
-        progress = await self.progress.newest(self.config.transport.timeout_s)
-        self.outbox.heard(progress)
-        await self.load_weights()
-        self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
         async with asyncio.TaskGroup() as group:
+            if self.relaying is not None:
+                await self.relaying.look()
+                group.create_task(self.relaying.follow(), name="follow meeting")
+                group.create_task(self.relaying.relay.serve(), name="hand weights on")
+            self.outbox.heard(await self.progress.newest(self.config.transport.timeout_s))
+            await self.load_weights()
+            self.metrics.event(f"generator-{self.index}", f"searching, with weights {self.engine.version}")
             group.create_task(beat(self.run_dir, f"generator-{self.index}"), name="beat")
             group.create_task(self.outbox.run(), name="outbox")
-            group.create_task(self.follow_trainer(progress.life), name="follow trainer")
+            group.create_task(self.follow_trainer(), name="follow trainer")
             group.create_task(self.reporter.write_rows(), name="write rows")
             group.create_task(self.reporter.watch_loop(), name="watch loop")
             for worker in range(self.config.search.trees):
@@ -118,7 +124,7 @@ class Generator:
 
         return Scored(self.engine, read, len(tree.prompt))
 
-    async def follow_trainer(self, life: str) -> None:
+    async def follow_trainer(self) -> None:
         """Tells the outbox where the trainer is, and applies each new version between engine steps, in mid-search.
 
         A trainer that was started again may give other weights the same number, or go back to an older one.
@@ -126,15 +132,16 @@ class Generator:
         while True:
             progress = await self.progress.newest(self.config.transport.timeout_s)
             self.outbox.heard(progress)
-            if progress.version != self.engine.version or progress.life != life:
+            if (progress.life, progress.version) != (self.weights.life, self.engine.version):
                 await self.load_weights()
-            life = progress.life
 
     async def load_weights(self) -> None:
-        """The trainer's current ones."""
+        """The trainer's current ones, or where another generator hands them on, what that one has."""
         started = time.monotonic()
         fetched = await self.weights.fetch(self.config.transport.timeout_s)
         update, is_delta = fetched.update, fetched.is_delta
+        if self.relaying is not None:
+            await self.relaying.relay.take(fetched)
         whole = update if self.adapted is None else await asyncio.to_thread(self.adapted.merge, update)
         pause_s = await self.engine.load(whole)
         if isinstance(self.method, ByIndex):
@@ -179,8 +186,8 @@ def problem_stream(
     return itertools.islice(enumerate(passes()), start, None)
 
 
-async def generate(run_dir: Path, index: int, num_generators: int, sockets: str) -> None:
-    """The whole life of a generator."""
+async def generate(run_dir: Path, index: int, num_generators: int, sockets: str, relay: str = "") -> None:
+    """The whole life of a generator, which hands weights on at the address `relay`, where there is one."""
     config = load_config(run_dir / "config.toml")
     directory = engine_model(config)
     task, addresses, spool = make_task(config.task), Addresses(sockets), run_dir / SPOOL
@@ -191,7 +198,8 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
     generation = make_engine(config, directory, temperature=config.engine.temperature, seed=seed)
     async with AsyncExitStack() as stack:
         metrics = stack.enter_context(MetricsWriter(run_dir))
-        context = stack.enter_context(generator_context(load_keys(config.transport.keys, "generator")))
+        keys = load_keys(config.transport.keys, "generator")
+        context = stack.enter_context(generator_context(keys))
         own, left = Lane(spool, f"{index}-{new_life()}"), leftovers(spool, index, num_generators)
         outbox = stack.enter_context(
             Outbox(context, addresses.trajectories, config.transport.queue, own, left, config.transport.credit)
@@ -199,6 +207,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
         progress = stack.enter_context(ProgressSubscriber(context, addresses.progress))
         hello, event = identify(run_dir, config), partial(metrics.event, f"generator-{index}")
         weights = stack.enter_context(WeightSubscriber(context, addresses.snapshots, hello, report=event))
+        relaying = stack.enter_context(open_relaying(run_dir, relay, keys, hello, (outbox, progress, weights)))
         engine = await stack.enter_async_context(generation.engine)
         reward_model = await asyncio.to_thread(RewardModel, config.reward.model) if config.reward.model else None
         grader = make_grader(task, config, event, model=reward_model)
@@ -225,6 +234,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str)
             grader,
             reward_model,
             adapted,
+            relaying,
         )
         await parts.run(problem_stream(task, config, index, num_generators, start))
 
@@ -235,5 +245,6 @@ def main() -> int:
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--num-generators", type=int, required=True)
     parser.add_argument("--sockets", required=True)
+    parser.add_argument("--relay", default="", help="tcp://HOST:PORT at which weights are handed on")
     args = parser.parse_args()
-    return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets))
+    return run_child(generate(args.run_dir, args.index, args.num_generators, args.sockets, args.relay))

@@ -18,6 +18,9 @@ STATE_FILE = "state.json"
 CHECKSUM_FILE = "checksums.json"
 WAITING, BEST = "waiting-for-validation", "best"
 """Files that mark a checkpoint, which is then not deleted: until it is validated, and as the one that did best."""
+COPIED_FILE = "copied"
+"""In a run directory on a node of a cluster: the `signature` of the checkpoint last copied to the launcher's machine.
+Where there is no such file, checkpoints are where they belong once they are written."""
 DAMAGED = ".damaged"
 """Behind the name of a checkpoint that was set aside."""
 
@@ -62,6 +65,17 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
     found = sorted(path.parent for path in checkpoints_dir(run_dir).glob(f"update-*[0-9]/{STATE_FILE}"))
     return found[-1] if found else None
+
+
+def signature(checkpoint: Path) -> str:
+    """Tells a checkpoint from others, and from one of the same update that was written before it."""
+    return f"{checkpoint.name} {(checkpoint / STATE_FILE).stat().st_mtime_ns}"
+
+
+def copied(run_dir: Path) -> str | None:
+    """What COPIED_FILE holds; None where there is none."""
+    path = run_dir / COPIED_FILE
+    return path.read_text() if path.exists() else None
 
 
 def marked(run_dir: Path, mark: str) -> list[Path]:

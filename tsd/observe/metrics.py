@@ -121,6 +121,11 @@ class WeightsRow(Struct, frozen=True, kw_only=True, tag="weights", tag_field="ki
     where there were several; None where it got all bytes."""
     seconds: float
     """In all: to gather and encode them, or to fetch and apply them."""
+    num_given: int | None = None
+    """At the trainer: times that weights left it since the row before, to generators that asked. Few where generators
+    hand them on."""
+    given_bytes: int | None = None
+    """At the trainer: bytes that left with these."""
     encode_s: float | None = None
     """At the trainer: to find what changed and make frames, off the event loop, in seconds."""
     wire_s: float | None = None
@@ -197,9 +202,10 @@ class ProcessRow(Struct, frozen=True, kw_only=True, tag="process", tag_field="ki
     """When it was written, seconds since 1970."""
     process: str
     """`generator-0`, `trainer-0`."""
-    what: Literal["restarted", "given up", "frozen", "late"]
+    what: Literal["restarted", "given up", "frozen", "late", "lost"]
     """`restarted`: it ended badly, and is started again. `given up`: it ended badly too often. `frozen`: its event loop
-    stood still, and it was killed. `late`: told to end, it did not, and was killed."""
+    stood still, and it was killed. `late`: told to end, it did not, and was killed. `lost`: the machine that it ran on
+    is gone from the cluster."""
     cause: str
     """For people: how it ended."""
     then: str = ""

@@ -175,6 +175,7 @@ def flow(runs: Sequence[RunReport]) -> Table:
             "trained": lambda run: f"{run.books.trained:,}" if run.books else DASH,
             "refused": _refused,
             "in flight": lambda run: f"{run.books.in_flight:,}" if run.books else DASH,
+            "lost with nodes": lambda run: f"{run.books.lost_with_node:,}" if run.books else DASH,
             "lost": lambda run: _number(run.num_lost, ",d"),
             "launches": lambda run: f"{run.num_launches:,}",
             "processes restarted": lambda run: f"{run.num_restarts:,}",

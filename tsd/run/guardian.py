@@ -2,7 +2,8 @@
 
 The launcher holds the only write end of a pipe and writes each child's process group to it, one a line; when the pipe
 ends, the guardian ends what is left. Knows nothing about what the processes do. Standard library and Linux's `/proc`
-only, and run as a plain file (`python -I -S guardian.py MARK SCRATCH`), so that it starts in milliseconds.
+only, and run as a plain file (`python -I -S guardian.py MARK SCRATCH`), so that it starts in milliseconds. A third word
+has it leave its parent first: what ends a launcher may end the launcher's children too.
 """
 
 import os
@@ -62,6 +63,15 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process that another one comes from; 0 where it has ended."""
+    try:
+        found = _stat(pid)
+    except OSError:
+        return 0
+    return found[0] if found else 0
+
+
 def _stat(pid: int) -> tuple[int, int, int] | None:
     """Parent, process group and session; None for a process that has ended and waits for its parent to notice."""
     with open(f"/proc/{pid}/stat", "rb") as file:
@@ -91,4 +101,6 @@ def main(mark: str, scratch: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 3 and os.fork():
+        os._exit(0)
+    main(*sys.argv[1:3])

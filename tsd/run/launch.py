@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 
 from tsd.config import MAIN_JOB, Config, load_config, save_config
-from tsd.config.devices import Placement, bind, parse_gpus, visible_gpus
+from tsd.config.devices import Placement, bind, visible_gpus
 from tsd.learn.checkpoint import set_damaged_aside
 from tsd.model.files import model_path
 from tsd.model.hub import SHAPE, Unreachable, fetched
@@ -51,6 +51,7 @@ class Request:
     run_dir: Path | None = None
     resume: Path | None = None
     max_updates: int | None = None
+    cluster: str | None = None
 
     @property
     def directory(self) -> Path:
@@ -85,7 +86,21 @@ class Request:
         check_memory(config.search)
         for role in OTHER:
             load_keys(config.transport.keys, role)
-        return msgspec.structs.replace(config, gpus=self.gpus or config.gpus)
+        cluster = config.cluster if self.cluster is None else self.cluster
+        config = msgspec.structs.replace(config, gpus=self.gpus or config.gpus, cluster=cluster)
+        _check_cluster(config)
+        return config
+
+
+def _check_cluster(config: Config) -> None:
+    """Raises ValueError for what does not go on a cluster."""
+    if not config.cluster:
+        return
+    from tsd.run.cluster import check_cluster  # launches on one machine start without it
+
+    check_cluster(config.cluster)
+    if config.evaluate.every:
+        raise ValueError("--cluster: evaluations beside training are for one machine so far; set evaluate.every=0")
 
 
 def _check_same_model(before: Config, now: Config) -> None:
@@ -106,7 +121,7 @@ def dry_run(request: Request) -> str:
     config = request.resolve()
     with suppress(Unreachable):  # the plan then estimates by a size in the name
         config = fetched(config, SHAPE)
-    return render_plan(make_plan(config, parse_gpus(config.gpus), request.directory))
+    return render_plan(make_plan(config, config.placement, request.directory))
 
 
 def launch(
@@ -117,23 +132,31 @@ def launch(
     `look_over` is shown what is about to start, and may refuse it so.
     """
     config = request.resolve()
-    placement, directory = parse_gpus(config.gpus), request.directory
-    if placement.gpus:
+    placement, directory = config.placement, request.directory
+    if placement.gpus and not config.cluster:
         placement = bind(placement, visible_gpus(os.environ))
     config = fetched(config)
     if config.engine.needs_model:
         model_path(config.model.path)
-    _warn(console, look_over(config, placement, directory))
+    if not config.cluster:  # of whose nodes this machine tells nothing
+        _warn(console, look_over(config, placement, directory))
     os.umask(0o077)  # of all processes of the run: what they write is its user's alone
-    if request.resume is None:
-        rundir.create(directory)
     with ExitStack() as stack:
+        backend = None
+        if config.cluster:
+            from tsd.run.seats import on_cluster  # launches on one machine start without it
+
+            backend = stack.enter_context(on_cluster(config, placement))
+        if request.resume is None:
+            rundir.create(directory)
         lock = stack.enter_context(rundir.locked(directory))
         _warn(console, set_damaged_aside(directory))
         _warn(console, rundir.lost_work(directory))
         save_config(config, directory / rundir.CONFIG_FILE)
         sinks = tuple(_sinks(config, directory, stack))
-        run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks)
+        if request.gpus:  # it says anew how many there are to be
+            (directory / rundir.WANTED_FILE).unlink(missing_ok=True)
+        run = Run(config, placement, directory, dict(os.environ), programs, sinks=sinks, backend=backend)
         return asyncio.run(supervise(run, lock, console))
 
 

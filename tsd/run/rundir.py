@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tsd.config import Config
+from tsd.config import Config, load_config
 from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
 from tsd.learn.validation import chosen_checkpoint
 from tsd.observe.metrics import MetricsReader, UpdateRow
@@ -32,6 +32,8 @@ from tsd.run.identity import name_run
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
+WANTED_FILE = "wanted"
+"""Holds how many generators are wanted, where `tsd scale` has changed that."""
 LOCK_WAIT_S = GRACE_S + KILL_S + 5.0
 LOCK_POLL_S = 0.1
 
@@ -145,6 +147,26 @@ def _acquire(lock: int, run_dir: Path) -> None:
         if time.monotonic() > deadline:
             raise ValueError(f"{run_dir}: the processes of its last launch are still ending; try again in a moment")
         time.sleep(LOCK_POLL_S)
+
+
+def num_wanted(run_dir: Path) -> int | None:
+    """How many generators `tsd scale` wants; None where it was not asked."""
+    try:
+        return int((run_dir / WANTED_FILE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def want(run_dir: Path, num_generators: int) -> None:
+    """Asks a run under way on a cluster for so many generators. Raises ValueError where there is none."""
+    check_run(run_dir, str(run_dir))
+    if not load_config(run_dir / CONFIG_FILE).cluster:
+        raise ValueError(f"{run_dir} runs on one machine, whose devices are fixed; launch with --cluster to scale")
+    if not is_locked(run_dir):
+        raise ValueError(f"{run_dir} is not running; tsd launch --resume {run_dir} --gpus says how many it begins with")
+    partial = run_dir / f"{WANTED_FILE}.partial"
+    partial.write_text(str(num_generators))
+    partial.rename(run_dir / WANTED_FILE)
 
 
 def is_trained(run_dir: Path, config: Config) -> bool:

@@ -3,23 +3,23 @@
     evaluate "before"  ->  trainers and generators, until the trainers are done  ->  evaluate "after"  ->  summary
 
     keep_trainers     waits for all trainers to end; where one dies it starts all again from the last checkpoint
+    keep_crew         wakes every second and keeps as many generators as are wanted
     keep_generator    waits for its generator to end, which it should not, and starts it again; gives a device up where
                       that does not help, as long as another one is left
     keep_validating   wakes every second and has checkpoints evaluated that wait for it, on validation problems
     watch             wakes every second; a process whose event loop has stood still for long is killed, and so replaced
     board             wakes twice a second and shows the rows that all processes write
 
-SIGINT, SIGTERM or SIGHUP cancels all of it: leaving `Children` is what stops the processes, and trainers then write a
-checkpoint. Knows nothing about what the processes say to each other.
+SIGINT, SIGTERM or SIGHUP cancels all of it: leaving the backend is what stops the processes, and trainers then write a
+checkpoint. Knows nothing about what the processes say to each other, nor where they run (`tsd.run.backend`).
 """
 
 import asyncio
 import math
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +34,9 @@ from tsd.learn.checkpoint import WAITING, latest_checkpoint, marked
 from tsd.observe.dashboard import Board
 from tsd.observe.metrics import LAUNCHER, MetricsWriter, Phase, PhaseRow, ProcessRow, Sink
 from tsd.run import rundir
+from tsd.run.backend import Backend, Started
 from tsd.run.child import BEATS, FAULT, HOPELESS
-from tsd.run.processes import Child, Children
-from tsd.transport.addresses import choose_base
+from tsd.run.processes import Children
 
 STOP_GRACE_S = 14.0
 """From SIGTERM to SIGKILL: nothing of a run may be left 20 s after the launcher was told to stop."""
@@ -44,7 +44,9 @@ RESTART_DELAYS_S = (1.0, 4.0, 16.0)
 GOOD_LIFE_S = 10.0
 """A generator that has searched for so long is well: its next death counts as the first."""
 VALIDATION_POLL_S = 1.0
+CREW_POLL_S = 1.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Befallen = Literal["restarted", "given up", "frozen", "lost"]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -81,6 +83,12 @@ class Run:
     stop_grace_s: float = STOP_GRACE_S
     sinks: tuple[Sink, ...] = ()
     """Where every process's rows go too."""
+    backend: "MakeBackend | None" = None
+    """What starts processes; None for this machine's own."""
+
+
+MakeBackend = Callable[[Run, MetricsWriter], Backend]
+"""Takes the run, and where to say what befalls a process."""
 
 
 async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
@@ -95,12 +103,14 @@ async def supervise(run: Run, lock: int, console: Console) -> rundir.Summary:
             metrics.event(LAUNCHER, f"{said}; tsd watch {run.directory} shows the run")
 
         board = Board(run.directory, console, run.sinks, lost)
-        children = Children(run.stop_grace_s, [lock], report=metrics.write)
+        children: Backend = Children(run.stop_grace_s, [lock], report=metrics.write)
+        if run.backend is not None:
+            children = run.backend(run, metrics)
         with _stopped_by_signals(run.directory, children, metrics), _first_error():
             async with asyncio.TaskGroup() as group:
                 drawing = group.create_task(board.follow(), name="board")
                 async with children:
-                    sockets = choose_base(run.config.transport, children.scratch)
+                    sockets = children.sockets(run.config.transport)
                     summary = await Phases(run, children, metrics, sockets).run_all()
                 drawing.cancel()
     return summary
@@ -111,14 +121,14 @@ class Phases:
     """The phases of a run, each of which picks up where an earlier launch left off."""
 
     run: Run
-    children: Children
+    children: Backend
     metrics: MetricsWriter
     sockets: str
     """Where generators and trainers meet."""
     given_up: set[int] = field(default_factory=set)
     """Places of the generators that are not started again."""
-    first_beats: dict[int, float] = field(default_factory=dict)
-    """When a process first beat, by its number."""
+    first_beats: dict[Started, float] = field(default_factory=dict)
+    """When a process first beat."""
 
     async def run_all(self) -> rundir.Summary:
         placement, directory = self.run.placement, self.run.directory
@@ -146,8 +156,14 @@ class Phases:
             return
         self.phase("evaluation before" if when == "before" else "evaluation after")
         argv = (*self.run.programs.evaluate, str(directory), "--when", when)
-        child = await self.spawn(f"evaluate-{when}", argv, device, self.run.config.engine.num_threads)
-        await self.succeed(child)
+        while True:
+            child = await self.spawn(f"evaluate-{when}", argv, device, self.run.config.engine.num_threads)
+            code = await self.wait(child)
+            if not child.is_lost:
+                break
+            self.tell(child.name, "lost", str(child.failure()), "evaluating again")
+        if code:
+            raise self.failure(child)
 
     async def train(self) -> None:
         """Trainers and generators together, until the trainers are done."""
@@ -158,16 +174,33 @@ class Phases:
         with _first_error():
             async with asyncio.TaskGroup() as group:
                 keepers = [
-                    group.create_task(self.keep_generator(index, device), name=f"keep generator-{index}")
-                    for index, device in enumerate(run.placement.gen)
+                    group.create_task(self.keep_crew(), name="keep crew"),
+                    group.create_task(self.keep_validating(), name="keep validating"),
                 ]
-                keepers.append(group.create_task(self.keep_validating(), name="keep validating"))
                 await self.keep_trainers()
                 for keeper in keepers:
                     keeper.cancel()
         await self.children.stop()
         if not rundir.is_trained(run.directory, run.config):
             raise ProcessError(f"the trainer was stopped before its last update; {self.how_to_continue}")
+
+    async def keep_crew(self) -> None:
+        """As many generators as are wanted, which `tsd scale` may change. Until cancelled."""
+        gen, keepers = self.run.placement.gen, list[asyncio.Task[None]]()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                wanted = rundir.num_wanted(self.run.directory) or len(gen)
+                for index in range(len(keepers), wanted):
+                    keeping = self.keep_generator(index, gen[index % len(gen)])
+                    keepers.append(group.create_task(keeping, name=f"keep generator-{index}"))
+                if leaving := [f"generator-{index}" for index in range(wanted, len(keepers))]:
+                    self.metrics.event(LAUNCHER, f"{wanted} generators are wanted: {', '.join(leaving)} end")
+                    for keeper in keepers[wanted:]:
+                        keeper.cancel()
+                    del keepers[wanted:]
+                    self.given_up.intersection_update(range(wanted))
+                    await self.children.stop(leaving)
+                await asyncio.sleep(CREW_POLL_S)
 
     async def keep_validating(self) -> None:
         """Beside training, until cancelled."""
@@ -197,19 +230,23 @@ class Phases:
             failed = await self.run_trainers()
             if failed is None:
                 return
+            if failed.is_lost:
+                then = f"trainers go on from {self.checkpoint() or 'the start'}"
+                self.tell(failed.name, "lost", str(failed.failure()), then)
+                continue
             if self.checkpoint() != before:
                 delays = list(self.run.restart_delays_s)
-            if failed.process.returncode == FAULT or not delays:
+            if failed.returncode == FAULT or not delays:
                 raise self.failure(failed)
             delay = delays.pop(0)
             then = f"trainers go on from {self.checkpoint() or 'the start'} in {delay:g} s"
             self.tell(failed.name, "restarted", str(failed.failure()), then)
             await asyncio.sleep(delay)
 
-    async def run_trainers(self) -> Child | None:
+    async def run_trainers(self) -> Started | None:
         """One life of all trainers together; the one that ended it badly, if one did."""
-        run, world, failed = self.run, len(self.run.placement.train), list[Child]()
-        meeting_point = _meeting_point() if world > 1 else {}
+        run, world, failed = self.run, len(self.run.placement.train), list[Started]()
+        meeting_point = await self.children.meeting_point() if world > 1 else {}
         argv = (*run.programs.trainer, str(run.directory), "--world", str(world))
         argv = (*argv, "--sockets", self.sockets)
         children = [
@@ -219,8 +256,8 @@ class Phases:
             for rank, device in enumerate(run.placement.train)
         ]
 
-        async def outlive(child: Child) -> None:
-            if await self.wait(child):
+        async def outlive(child: Started) -> None:
+            if await self.wait(child) or child.is_lost:
                 failed.append(child)
                 # The others would wait for it until their deadline.
                 for other in children:
@@ -236,28 +273,34 @@ class Phases:
 
         Raises ProcessError when it was the last one, or when its fault would come again in any.
         """
-        count, delays = len(self.run.placement.gen), list(self.run.restart_delays_s)
+        count = rundir.num_wanted(self.run.directory) or len(self.run.placement.gen)
+        num_deaths, delays = 0, list(self.run.restart_delays_s)
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
         argv = (*argv, "--num-generators", str(count), "--sockets", self.sockets)
         while True:
             child = await self.spawn(f"generator-{index}", argv, device, self.run.config.engine.num_threads)
-            if await self.wait(child) == HOPELESS:
+            code, first_beat = await self.wait(child), self.first_beats.pop(child, math.inf)
+            if child.is_lost:
+                self.tell(child.name, "lost", str(child.failure()), "starting it again where there is room")
+                continue
+            if code == HOPELESS:
                 raise self.failure(child)
-            if time.monotonic() - self.first_beats.pop(child.pid, math.inf) >= GOOD_LIFE_S:
-                delays = list(self.run.restart_delays_s)
-            if not delays:
+            if time.monotonic() - first_beat >= GOOD_LIFE_S:
+                num_deaths, delays = 0, list(self.run.restart_delays_s)
+            num_deaths += 1
+            if not delays or (code == FAULT and self.children.gives_up_faults):
                 break
             delay = delays.pop(0)
             self.tell(child.name, "restarted", str(child.failure()), f"starting it again in {delay:g} s")
             await asyncio.sleep(delay)
         self.given_up.add(index)
-        times = f"it died {len(self.run.restart_delays_s) + 1} times"
-        if len(self.given_up) == count:
+        times = f"it died {num_deaths} times" if num_deaths > 1 else "it would come again"
+        if len(self.given_up) == (rundir.num_wanted(self.run.directory) or len(self.run.placement.gen)):
             raise ProcessError(f"{child.failure()}; {times}; {self.how_to_continue}")
         then = f"{times}, and device {device} is given up: the others go on"
         self.tell(child.name, "given up", str(child.failure()), then)
 
-    async def wait(self, child: Child) -> int:
+    async def wait(self, child: Started) -> int:
         """Waits for a child's end, which may be hours away, or ends it where it is frozen; its exit code."""
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.watch(child), name=f"watch {child.name}")
@@ -265,7 +308,7 @@ class Phases:
             watching.cancel()
         return code
 
-    async def watch(self, child: Child) -> None:
+    async def watch(self, child: Started) -> None:
         """Kills a child that has beaten and then stands still. Goes by what changes, not by what the clock says."""
         path, limit_s = self.run.directory / BEATS / child.name, self.run.config.transport.frozen_s
         last, changed = _changed_at(path), time.monotonic()
@@ -274,7 +317,7 @@ class Phases:
             await asyncio.sleep(min(1.0, limit_s / 4))
             if (now := _changed_at(path)) != last:
                 last, changed, beaten = now, time.monotonic(), True
-                self.first_beats.setdefault(child.pid, changed)
+                self.first_beats.setdefault(child, changed)
         cause = f"{child.name} is frozen: its event loop has not turned for {limit_s:g} s"
         self.tell(child.name, "frozen", cause, "killed")
         self.children.kill_one(child)
@@ -286,35 +329,29 @@ class Phases:
 
     async def spawn(
         self, name: str, argv: tuple[str, ...], device: str, num_threads: int, more: Mapping[str, str] | None = None
-    ) -> Child:
+    ) -> Started:
         """Starts a process that sees its own device alone."""
         logs = self.run.directory / "logs"
         logs.mkdir(exist_ok=True)
         env = {
-            **self.run.environ,
+            **self.children.environ(self.run.environ),
             **dict.fromkeys(THREAD_VARIABLES, str(num_threads)),
             "CUDA_VISIBLE_DEVICES": "" if device == CPU else device.replace(TOGETHER, ","),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",  # a log ends with the last thing that happened
-            "TMPDIR": str(self.children.scratch),  # what a killed process leaves there goes with the run
             **(more or {}),
         }
         return await self.children.spawn(name, argv, env, logs / f"{name}.log")
 
-    async def succeed(self, child: Child) -> None:
-        """Waits for a child's end, which may be hours away. Raises ProcessError when it is a bad one."""
-        if await self.wait(child):
-            raise self.failure(child)
-
-    def failure(self, child: Child) -> TsdError:
+    def failure(self, child: Started) -> TsdError:
         """What ends the run with that child: a fault of the user's task is named as such."""
-        kind = TaskError if child.process.returncode == HOPELESS else ProcessError
+        kind = TaskError if child.returncode == HOPELESS else ProcessError
         return kind(f"{child.failure()}; {self.how_to_continue}")
 
     def phase(self, phase: Phase, about: str = "") -> None:
         self.metrics.write(PhaseRow(phase=phase, about=about))
 
-    def tell(self, process: str, what: Literal["restarted", "given up", "frozen"], cause: str, then: str) -> None:
+    def tell(self, process: str, what: Befallen, cause: str, then: str) -> None:
         self.metrics.write(ProcessRow(process=process, what=what, cause=cause, then=then))
 
     @property
@@ -329,7 +366,7 @@ def _changed_at(path: Path) -> int:
 
 
 @contextmanager
-def _stopped_by_signals(run_dir: Path, children: Children, metrics: MetricsWriter) -> Iterator[None]:
+def _stopped_by_signals(run_dir: Path, children: Backend, metrics: MetricsWriter) -> Iterator[None]:
     """The first of STOPPING cancels the current task, another one kills. Raises Stopped when all has ended.
 
     SIGHUP comes twice where a shell ends with its terminal, so it kills nothing; and it is nothing under nohup.
@@ -367,10 +404,3 @@ def _first_error() -> Iterator[None]:
         yield
     except BaseExceptionGroup as group:
         raise leaves(group)[0] from None
-
-
-def _meeting_point() -> dict[str, str]:
-    """Where several trainers find each other: a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}

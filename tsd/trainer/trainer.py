@@ -28,8 +28,16 @@ import msgspec
 import torch
 
 from tsd.config import Config, load_config
-from tsd.errors import DivergedError
-from tsd.learn.checkpoint import TrainState, latest_checkpoint, load_state, reached_end, save_checkpoint
+from tsd.errors import CheckpointError, DivergedError
+from tsd.learn.checkpoint import (
+    TrainState,
+    copied,
+    latest_checkpoint,
+    load_state,
+    reached_end,
+    save_checkpoint,
+    signature,
+)
 from tsd.learn.health import warnings
 from tsd.learn.learner import Learner, MockLearner, PolicyLearner
 from tsd.learn.ranks import Ranks, join_ranks
@@ -76,6 +84,12 @@ class Trainer:
     """What was consumed, as far as a checkpoint holds it."""
     num_asked: int = 0
     """Times that generators were asked to send something again."""
+    num_given: int = 0
+    """Times that weights had been given out when the version now current was published."""
+    given_bytes: int = 0
+    """Bytes that had left with these."""
+    uncopied: list[tuple[str, float, dict[str, int]]] = field(default_factory=list)
+    """On a cluster: checkpoints that lie on this node alone, since when, and what was consumed."""
 
     async def run(self) -> None:
         """Until the updates are done, the time is up, or SIGTERM."""
@@ -103,8 +117,26 @@ class Trainer:
         while True:
             if self.intake.inbox.missing:
                 self.intake.inbox.missing, self.num_asked = False, self.num_asked + 1
+            await self.count_copied()
             await self.tell()
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def count_copied(self) -> None:
+        """On a cluster what a checkpoint holds is saved once the launcher has a copy: this node may be lost.
+
+        Raises CheckpointError where it does not come for one.
+        """
+        if not self.uncopied:
+            return
+        newest, limit_s = await asyncio.to_thread(copied, self.run_dir), self.config.transport.timeout_s
+        for number, (name, _, consumed) in enumerate(self.uncopied):
+            if name == newest:
+                self.saved = consumed
+                del self.uncopied[: number + 1]
+                return
+        name, since, _ = self.uncopied[0]
+        if time.monotonic() - since > limit_s:
+            raise CheckpointError(f"trainer waits for the launcher to copy checkpoint {name}: not done in {limit_s} s")
 
     async def tell(self) -> None:
         """Where this trainer is, to every generator."""
@@ -154,6 +186,8 @@ class Trainer:
         started = time.monotonic()
         update = await asyncio.to_thread(give, self.ranks, self.learner, Gather(self.state.version))
         gathered = time.monotonic()
+        num_given, given_bytes = self.weights.num_answers - self.num_given, self.weights.sent_bytes - self.given_bytes
+        self.num_given, self.given_bytes = self.weights.num_answers, self.weights.sent_bytes
         history = await self.weights.publish(update)
         newest = history.newest
         encoded = time.monotonic()
@@ -169,6 +203,8 @@ class Trainer:
                 is_delta=newest.base is not None,
                 changed_share=None if history.num_changed is None else history.num_changed / num_elements(update),
                 seconds=encoded - started,
+                num_given=num_given,
+                given_bytes=given_bytes,
                 encode_s=encoded - gathered,
             )
         )
@@ -241,7 +277,10 @@ class Trainer:
             keep_newest(self.run_dir, directory)
 
         path = await asyncio.to_thread(save_checkpoint, self.run_dir, state, save, self.config.train.checkpoints_kept)
-        self.saved = state.consumed
+        if await asyncio.to_thread(copied, self.run_dir) is None:
+            self.saved = state.consumed
+        else:
+            self.uncopied.append((signature(path), time.monotonic(), state.consumed))
         self.metrics.event("trainer-0", f"checkpoint {path}")
         every = self.config.evaluate.every
         if every and (complete or state.update % every == 0):

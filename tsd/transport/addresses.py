@@ -1,13 +1,16 @@
 """The sockets of a run, by name: where they are, and where a launch puts them. Knows nothing about who may connect."""
 
+import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsd.config import TransportConfig
 
 TCP = "tcp://"
+QUIET = range(20_000, 32_000)
+"""Linux gives connections ports from 32,768 on."""
 NAMES = ("trajectories", "progress", "snapshots")
 
 
@@ -46,6 +49,21 @@ def choose_base(config: TransportConfig, directory: Path) -> str:
     if config.scheme == "ipc":
         return str(directory)
     return f"{TCP}{config.host}:{config.port or _free_ports(config.host)}"
+
+
+def quiet_port(host: str, count: int) -> int:
+    """The first of so many free ports in a row, of those that the system gives to no connection by itself: it may take
+    a while until somebody listens there.
+
+    Raises ValueError where there are none.
+    """
+    for _ in range(200):
+        first = secrets.choice(QUIET)
+        with ExitStack() as held, suppress(OSError):
+            for offset in range(count):
+                held.enter_context(socket.socket()).bind((host, first + offset))
+            return first
+    raise ValueError(f"no {count} free ports in a row at {host} from {QUIET.start} to {QUIET.stop}")
 
 
 def _free_ports(host: str) -> int:

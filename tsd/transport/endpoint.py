@@ -1,5 +1,6 @@
 """One end of a socket, closed with its `with` block. Knows nothing about what goes through it."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,18 @@ class Endpoint:
     """Holds a socket; on leaving, what is queued in it goes nowhere."""
 
     _socket: zmq.asyncio.Socket
+    _address: str
+
+    def _connect(self, address: str) -> None:
+        self._address = address
+        self._socket.connect(address)
+
+    def move(self, address: str) -> None:
+        """Talks to another address from now on; what was on its way to the old one is dropped."""
+        if address != self._address:
+            with suppress(zmq.ZMQError):  # there was no answer from it yet
+                self._socket.disconnect(self._address)
+            self._connect(address)
 
     def _listen(self, address: str) -> None:
         """Raises TransportError where it cannot, such as at a port in use."""
@@ -21,6 +34,13 @@ class Endpoint:
         except zmq.ZMQError as error:
             self._socket.close()
             raise TransportError(f"trainer cannot listen at {address}: {error.strerror}") from None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens: with the port that was free, where it was to take any."""
+        found = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(found, bytes)
+        return found.rstrip(b"\0").decode()
 
     def __enter__(self) -> Self:
         return self

@@ -27,6 +27,11 @@ class Keys:
     other: bytes
     """The public key of whom it talks to."""
 
+    @property
+    def among(self) -> "Keys":
+        """For those of one role among themselves: each has the same pair."""
+        return Keys(self.public, self.secret, self.public)
+
 
 def make_keys(directory: Path) -> list[Path]:
     """Writes new keys, for this user alone, and returns the files. Raises ValueError where something is there."""

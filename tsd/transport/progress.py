@@ -56,7 +56,7 @@ class ProgressSubscriber(Endpoint):
     def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
         self._socket = context.socket(zmq.SUB)
         self._socket.maxmsgsize = MAX_PROGRESS_BYTES
-        self._socket.connect(address)
+        self._connect(address)
         self._socket.subscribe(b"")
         self.num_damaged = 0
 

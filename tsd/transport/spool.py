@@ -86,6 +86,28 @@ def leftovers(directory: Path, index: int, num_generators: int) -> list[Lane]:
     return list(lanes.values())
 
 
+def appended(directory: Path) -> dict[str, int]:
+    """The serial that comes next of each sender with a file there; reads the last file of each, and of it no frame."""
+    last = {path.name.rpartition(".")[0]: path for path in sorted(directory.glob("*.[0-9]*"))}
+    return {sender: _next_serial(path) for sender, path in last.items()}
+
+
+def _next_serial(path: Path) -> int:
+    found = int(path.name.rpartition(".")[2]) * FRAMES_PER_FILE
+    try:
+        with path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                serial, size = _HEAD.unpack(head)
+                if file.tell() + size > end:
+                    break
+                found = serial + 1
+                file.seek(size, os.SEEK_CUR)
+    except FileNotFoundError:
+        pass  # it was let go of: a checkpoint holds what was in it
+    return found
+
+
 def _write_whole(file: io.FileIO, data: bytes) -> None:
     """All of it or nothing: behind half a frame no other would be found. Raises OSError where the disk refuses."""
     end = file.seek(0, os.SEEK_END)

@@ -45,7 +45,7 @@ class Outbox(Endpoint):
     ) -> None:
         self._socket = context.socket(zmq.PUSH)
         self._socket.set_hwm(queue)
-        self._socket.connect(address)
+        self._connect(address)
         self.own, self.credit = own, credit
         self._cursors = {lane: Cursor(lane.num_appended, lane.num_saved) for lane in (*left, own)}
         """Those of earlier lives first."""

@@ -1,0 +1,34 @@
+"""Where the trainer is, and whom to ask for weights: a small file beside a generator, written anew when that changes.
+
+Only where a trainer may come back at another address: on a cluster. Knows nothing about sockets.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+MEETING_FILE = "meeting.json"
+
+
+class Meeting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generator is told."""
+
+    trainer: str
+    """What `Addresses` of the trainer's sockets are made of."""
+    parent: str = ""
+    """Where another generator hands weights on; empty where this one is to ask the trainer."""
+
+
+def write_meeting(run_dir: Path, meeting: Meeting) -> None:
+    """As a whole."""
+    partial = run_dir / f"{MEETING_FILE}.partial"
+    partial.write_bytes(msgspec.json.encode(meeting))
+    partial.replace(run_dir / MEETING_FILE)
+
+
+def read_meeting(run_dir: Path) -> Meeting | None:
+    """None where there is no such file."""
+    try:
+        return msgspec.json.decode((run_dir / MEETING_FILE).read_bytes(), type=Meeting)
+    except FileNotFoundError:
+        return None
