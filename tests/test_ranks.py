@@ -70,6 +70,9 @@ GRADIENTS = """
 mixed = [*settings, "model.dtype=bfloat16", "loss.c_kl=0", "train.max_grad_norm=1e9"]
 with join_ranks(rank, world, 60) as ranks:
     learner = PolicyLearner(load_config(None, mixed), model_path("builtin:countdown-tiny"), None, ranks)
+    with torch.no_grad():  # norms, which one rank alone does not round, among them
+        for parameter in learner.policy.parameters():
+            parameter.copy_(parameter.bfloat16().float())
     seen = set()
     for layer in learner.policy.causal.model.layers:
         layer.register_forward_pre_hook(lambda module, _: seen.add(module.mlp.up_proj.weight.dtype))

@@ -45,8 +45,8 @@ class Ranks:
         """Splits weights, gradients and with them the optimizer's state over the ranks, layer by layer.
 
         From then on each forward and backward pass is one of all ranks together, and gradients are means over ranks.
-        Layers travel in the precision of the forward pass, their gradients in float32. What passes between layers stays
-        float32, as it is on one rank.
+        Layers travel in the precision of the forward pass, with their norms, which engines round too and one rank alone
+        does not; gradients travel in float32. What passes between layers stays float32.
         """
         policy = policy.to(self.device)
         if self.size > 1:

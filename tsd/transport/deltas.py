@@ -179,7 +179,7 @@ def write_tensor(header: TensorHeader, frame: Frame, tensor: np.ndarray) -> None
 
 def digest(tensor: np.ndarray) -> int:
     """A digest of a tensor's bytes as they travel."""
-    return xxh3_64_intdigest(_flat(tensor))
+    return xxh3_64_intdigest(_flat(tensor).view(np.uint8).data)
 
 
 def checksum(update: WeightUpdate, digests: Mapping[str, int] | None = None) -> int:
@@ -242,9 +242,9 @@ def _changed(name: str, tensor: np.ndarray, base: np.ndarray) -> tuple[TensorHea
     # As much as there may be; what is not written to takes no memory.
     written, at = np.empty(counts.nbytes + now.nbytes, np.uint8), counts.nbytes
     for number, (new, old) in enumerate(zip(_blocks(now), _blocks(before), strict=True)):
-        seen.update(new)
+        seen.update(new.view(np.uint8).data)
         changed = new != old
-        counts[number] = count = np.count_nonzero(changed)
+        counts[number] = count = int(np.count_nonzero(changed))
         for piece in _written(_form(count, new.size, new.itemsize), new, changed):
             written[at : at + piece.nbytes] = piece.view(np.uint8)
             at += piece.nbytes

@@ -20,7 +20,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.version: int | None = None
-        """Of the weights that are here; None where there are none that are right."""
+        """What weights are here; None where there are none that are right."""
         self.digests: dict[str, int] = {}
         """What each tensor must have."""
         self._stack = ExitStack()
