@@ -25,7 +25,7 @@ import msgspec
 
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
-from tsd.generator.adapted import AdaptedModel
+from tsd.generator.adapted import AdaptedModel, open_adapted
 from tsd.generator.relaying import Relaying, open_relaying
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
@@ -35,7 +35,7 @@ from tsd.observe.metrics import MetricsWriter, WeightsRow
 from tsd.run.child import beat, new_life, run_child
 from tsd.run.identity import identify
 from tsd.search import Tree, plant
-from tsd.search.calibration import RUNNING, load_calibration, save_calibration
+from tsd.search.calibration import RUNNING, Calibration, load_calibration, save_calibration
 from tsd.search.chroma import open_memory
 from tsd.tasks import make_task
 from tsd.tasks.reward_model import RewardModel, Scored
@@ -186,6 +186,13 @@ def problem_stream(
     return itertools.islice(enumerate(passes()), start, None)
 
 
+def _load_faded(directory: Path | None) -> Calibration:
+    """A calibration of a policy that is about to move."""
+    calibration = load_calibration(directory)
+    calibration.fade(KEPT_PATHS)
+    return calibration
+
+
 async def generate(run_dir: Path, index: int, num_generators: int, sockets: str, relay: str = "") -> None:
     """The whole life of a generator, which hands weights on at the address `relay`, where there is one."""
     config = load_config(run_dir / "config.toml")
@@ -211,11 +218,8 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str,
         engine = await stack.enter_async_context(generation.engine)
         reward_model = await asyncio.to_thread(RewardModel, config.reward.model) if config.reward.model else None
         grader = make_grader(task, config, event, model=reward_model)
-        calibration = await asyncio.to_thread(load_calibration, checkpoint or directory)
-        calibration.fade(KEPT_PATHS)
-        adapted = None
-        if config.train.lora_rank and directory:
-            adapted = stack.enter_context(await asyncio.to_thread(AdaptedModel, directory, config.model.dtype))
+        calibration = await asyncio.to_thread(_load_faded, checkpoint or directory)
+        adapted = stack.enter_context(await asyncio.to_thread(open_adapted, config, directory))
         memory = await asyncio.to_thread(open_memory, config.search, f"generator-{index}")
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(
