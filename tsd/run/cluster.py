@@ -28,6 +28,7 @@ AUTO, LOCAL = "auto", "local:"
 RAY_FILES = "RAY_TMPDIR"
 STORE_BYTES = 128 * 2**20
 """Shared memory of each node on this machine."""
+START_ATTEMPTS = 3
 ASK_S = 60.0
 """How long a host may take to answer before its node counts as lost."""
 UNAVAILABLE_S = 15.0
@@ -262,8 +263,14 @@ class LocalCluster:
         return {**store, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
     def add(self) -> None:
-        """Another node joins; returns once it is there."""
-        self.nodes.append(self._nodes.add_node(num_cpus=self.num_cpus, **self._common))
+        """Another node joins; returns once it is there. Ray gives a node 30 s, and on a busy machine some need more."""
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self.nodes.append(self._nodes.add_node(num_cpus=self.num_cpus, **self._common))
+                return
+            except Exception as error:  # of no kind of its own
+                if attempt + 1 == START_ATTEMPTS or "timed out" not in str(error):
+                    raise
 
     def pids(self) -> list[int]:
         """The process from which all comes that runs on a node, for each."""
@@ -289,9 +296,8 @@ def _ray() -> Any:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Of nodes on this machine: patient where it is busy, no idle workers, and those that work not put last.
+        # Of nodes on this machine: no idle workers, and those that work not put last.
         "RAY_worker_niceness": "0",
-        "RAY_raylet_start_wait_time_s": "180",
         "RAY_prestart_worker_first_driver": "false",
         "RAY_enable_worker_prestart": "false",
     }.items():
