@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
@@ -98,7 +99,7 @@ def table(shape: str, commit: str, rows: Rows) -> str:
         f"{len(rows['now', SHARES[0]])}; before is commit {commit}",
         f"{'changed':<34}" + "".join(f"{f'{share:.0%}':>26}" for share in SHARES),
         f"{'':<34}" + f"{'before':>10}{'now':>8}{'':>8}" * len(SHARES),
-        *(line(title, lambda row, stage=stage: row[stage]) for stage, title in STAGES.items()),
+        *(line(title, itemgetter(stage)) for stage, title in STAGES.items()),
         line("all", lambda row: sum(row[stage] for stage in STAGES)),
         line("all, of CPU time", lambda row: row["cpu"]),
         line("GB sent", lambda row: row["sent"] / GB, has_ratio=False),
