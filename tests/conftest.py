@@ -18,15 +18,16 @@ LONG_S = 60
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out tests with a limit of their own above a minute")
+    parser.addoption("--cluster", action="store_true", help="tests of Ray clusters too: minutes each, all of a machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --fast whatever takes long goes: such a test says so by a limit of its own."""
-    if not config.getoption("--fast"):
-        return
-    slow = [item for item in items if any(mark.args[0] > LONG_S for mark in item.iter_markers("timeout"))]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    """With --fast whatever takes long goes: such a test says so by a limit of its own. Clusters want --cluster."""
+    left = [item for item in items if not config.getoption("--cluster") and item.path.name == "test_cluster.py"]
+    if config.getoption("--fast"):
+        left += [item for item in items if any(mark.args[0] > LONG_S for mark in item.iter_markers("timeout"))]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 EXEMPT = {

@@ -13,7 +13,7 @@ from tsd.solve.show import COLUMNS
 
 COMMANDS = (
     *("launch", "eval", "solve", "bench-search", "soak", "warmstart", "calibrate", "keys", "data"),
-    *("serve", "tree", "watch", "export", "report", "doctor", "bugreport", "config"),
+    *("serve", "tree", "watch", "export", "report", "doctor", "bugreport", "config", "scale"),
 )
 MODEL = "builtin:countdown-tiny"
 LINES = '{"input":[2,3],"target":6}\n\n{"input":[5,13,5,9],"target":31}\n'
