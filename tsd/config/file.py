@@ -10,6 +10,7 @@ import msgspec
 from tsd.config.hints import hint
 from tsd.config.sections import Config
 from tsd.config.toml import apply_setting, dump
+from tsd.config.whole import write_whole
 
 MAIN_JOB = Path(str(files("tsd") / "config" / "countdown-cpu.toml"))
 """What `tsd launch` does where nobody says otherwise: configs/countdown-cpu.toml."""
@@ -63,6 +64,4 @@ def _forget_other_kind(table: dict[str, object], override: str) -> None:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes every setting, defaults included, as TOML that `load_config` reads back to an equal Config."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(dump(msgspec.to_builtins(config)), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, dump(msgspec.to_builtins(config)).encode())

@@ -111,16 +111,13 @@ def _weights(rows: Sequence[MetricsRow]) -> tuple[int, int, int]:
 
 def num_lives_lost(rows: Sequence[MetricsRow]) -> int:
     """Lives of the trainer on a cluster whose last rows may be lost with them."""
-    on_node = sum(isinstance(row, ProcessRow) and row.what == "lost" and row.process == "trainer-0" for row in rows)
+    lost = [row.process for row in rows if isinstance(row, ProcessRow) and row.what == "lost"]
+    on_node = lost.count("trainer-0")
     phases = [row.phase for row in rows if isinstance(row, PhaseRow)]
     killed = sum(
         phase == "launched" and before not in ("done", "failed", "stopping") for before, phase in pairwise(phases)
     )
-    return on_node + killed if on_node or any(_is_of_cluster(row) for row in rows) else 0
-
-
-def _is_of_cluster(row: MetricsRow) -> bool:
-    return isinstance(row, ProcessRow) and row.what == "lost"
+    return on_node + killed if lost else 0
 
 
 def num_restarts(rows: Sequence[MetricsRow]) -> int:

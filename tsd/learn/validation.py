@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tsd.config import TrainConfig
+from tsd.config.whole import write_whole
 from tsd.learn.checkpoint import BEST, WAITING, latest_checkpoint, load_state, marked, prune
 
 RECORD_FILE = "validation.json"
@@ -61,9 +62,7 @@ def settle(run_dir: Path, checkpoint: Path, found: Record, train: TrainConfig) -
         for other in marked(run_dir, BEST):
             if other != checkpoint:
                 (other / BEST).unlink()
-    partial = run_dir / f"{RECORD_FILE}.partial"
-    partial.write_bytes(msgspec.json.encode(found))
-    partial.rename(run_dir / RECORD_FILE)
+    write_whole(run_dir / RECORD_FILE, msgspec.json.encode(found))
     (checkpoint / WAITING).unlink(missing_ok=True)
     prune(run_dir, train.checkpoints_kept)
 

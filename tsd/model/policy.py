@@ -210,9 +210,8 @@ def weight_update(version: int, tensors: dict[str, Tensor], dtype: str = "float3
 
 
 def _as_array(tensor: Tensor, dtype: str) -> np.ndarray:
-    array = np.empty(
-        tensor.shape, np.uint16 if dtype == "bfloat16" else np.float32
-    )  # in huge pages, which torch has not
+    # In huge pages, which torch has not.
+    array = np.empty(tensor.shape, np.uint16 if dtype == "bfloat16" else np.float32)
     as_torch = torch.from_numpy(array)
     (as_torch.view(torch.bfloat16) if dtype == "bfloat16" else as_torch).copy_(tensor.detach())
     return array

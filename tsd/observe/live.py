@@ -3,12 +3,12 @@
 Knows nothing about how trees grow.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
 from rich.text import Text
 
+from tsd.config.whole import write_whole
 from tsd.observe.printable import printable
 from tsd.types import Glance, GlanceStep
 
@@ -18,10 +18,8 @@ _decoder = msgspec.json.Decoder(Glance)
 
 def write_glance(run_dir: Path, glance: Glance) -> None:
     """Whole or not at all; a disk that does not take it is for what must be written to find out."""
-    partial = run_dir / f"{GLANCE_FILE}.partial"
     try:
-        partial.write_bytes(msgspec.json.encode(glance))
-        os.replace(partial, run_dir / GLANCE_FILE)
+        write_whole(run_dir / GLANCE_FILE, msgspec.json.encode(glance))
     except OSError:
         return
 

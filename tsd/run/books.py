@@ -5,12 +5,13 @@ said they hold (`lanes/`), and from what went with those that were lost (`lost.j
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from tsd.config.whole import write_whole
 from tsd.learn.checkpoint import TrainState
 from tsd.transport.spool import SPOOL, leftovers
 
@@ -61,10 +62,9 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
 def balance(run_dir: Path, state: TrainState) -> Books:
     """As they stand at that state, the run's last."""
     here = {lane.sender: lane.num_appended for lane in leftovers(run_dir / SPOOL, 0, 1)}
-    ids = list(lost_ids(run_dir, state))
-    gone = {one.rpartition("-")[0] for one in ids}
-    finished = {**_there(run_dir), **here}
-    finished |= {sender: count for sender, count in _lost(run_dir).items() if sender in gone}
+    gone = _gone(run_dir, state, here)
+    num_gone = sum(map(len, gone.values()))
+    finished = {**_there(run_dir), **here, **{sender: serials.stop for sender, serials in gone.items()}}
     produced = {
         sender: max(finished.get(sender, 0), state.consumed.get(sender, 0)) for sender in finished | state.consumed
     }
@@ -72,8 +72,8 @@ def balance(run_dir: Path, state: TrainState) -> Books:
         produced=sum(produced.values()),
         trained=state.num_trajectories,
         refused=state.num_refused,
-        in_flight=sum(produced.values()) - sum(state.consumed.values()) - len(ids),
-        lost_with_node=len(ids),
+        in_flight=sum(produced.values()) - sum(state.consumed.values()) - num_gone,
+        lost_with_node=num_gone,
     )
 
 
@@ -81,18 +81,21 @@ def lost_ids(run_dir: Path, state: TrainState) -> Iterator[str]:
     """Ids of the trajectories that went with the nodes they lay on: finished there, and used by no update up to that
     state."""
     here = {lane.sender for lane in leftovers(run_dir / SPOOL, 0, 1)}
-    for sender, count in sorted(_lost(run_dir).items()):
-        if sender not in here:
-            yield from (f"{sender}-{serial}" for serial in range(state.consumed.get(sender, 0), count))
+    for sender, serials in sorted(_gone(run_dir, state, here).items()):
+        yield from (f"{sender}-{serial}" for serial in serials)
+
+
+def _gone(run_dir: Path, state: TrainState, here: Container[str]) -> dict[str, range]:
+    """The serials behind `lost_ids`, of each sender that has any; senders whose spool is here have lost nothing."""
+    serials = {sender: range(state.consumed.get(sender, 0), count) for sender, count in _lost(run_dir).items()}
+    return {sender: some for sender, some in serials.items() if some and sender not in here}
 
 
 def note_seat(run_dir: Path, seat: str, lanes: Mapping[str, int]) -> None:
     """What lies on a seat of a cluster now."""
     path = run_dir / LANES / f"{seat}.json"
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.encode(lanes))
-    partial.replace(path)
+    write_whole(path, msgspec.json.encode(lanes))
 
 
 def forget_seat(run_dir: Path, seat: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from tsd import __version__
 from tsd.config import load_config, save_config
+from tsd.config.whole import write_whole
 from tsd.learn.checkpoint import COPIED_FILE, checkpoints_dir, latest_checkpoint, signature
 from tsd.observe.metrics import ProcessRow
 from tsd.run.child import BEATS
@@ -141,7 +142,7 @@ class Host:
 
     async def put(self, name: str, data: bytes) -> int:
         """One small file, as a whole. When it was written: it need not go back."""
-        await asyncio.to_thread(_write_whole, self._run / name, data)
+        await asyncio.to_thread(write_whole, self._run / name, data)
         return (self._run / name).stat().st_mtime_ns
 
     async def meet(self, meeting: Meeting) -> None:
@@ -203,7 +204,7 @@ class Host:
 
     async def copied(self, signed: str) -> None:
         """The launcher has that checkpoint: the trainer may count what it holds as saved."""
-        await asyncio.to_thread(_write_whole, self._run / COPIED_FILE, signed.encode())
+        await asyncio.to_thread(write_whole, self._run / COPIED_FILE, signed.encode())
 
     async def kill(self, name: str) -> None:
         """SIGKILL to a process and all it started."""
@@ -249,12 +250,6 @@ async def _unpack(directory: Path, parcel: Parcel) -> None:
             for part in parts:
                 data = await part
                 await asyncio.to_thread(file.write, data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def _read(path: Path, at: int, size: int) -> bytes:

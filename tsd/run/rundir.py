@@ -21,6 +21,8 @@ from typing import Any
 import msgspec
 
 from tsd.config import Config, load_config
+from tsd.config.devices import Placement
+from tsd.config.whole import write_whole
 from tsd.learn.checkpoint import latest_checkpoint, load_state, reached_end
 from tsd.learn.validation import chosen_checkpoint
 from tsd.observe.metrics import MetricsReader, UpdateRow
@@ -149,12 +151,12 @@ def _acquire(lock: int, run_dir: Path) -> None:
         time.sleep(LOCK_POLL_S)
 
 
-def num_wanted(run_dir: Path) -> int | None:
-    """How many generators `tsd scale` wants; None where it was not asked."""
+def num_wanted(run_dir: Path, placement: Placement) -> int:
+    """How many generators there should be: as `tsd scale` wants it, or the launch where that was not asked."""
     try:
         return int((run_dir / WANTED_FILE).read_text())
     except FileNotFoundError:
-        return None
+        return len(placement.gen)
 
 
 def want(run_dir: Path, num_generators: int) -> None:
@@ -164,9 +166,7 @@ def want(run_dir: Path, num_generators: int) -> None:
         raise ValueError(f"{run_dir} runs on one machine, whose devices are fixed; launch with --cluster to scale")
     if not is_locked(run_dir):
         raise ValueError(f"{run_dir} is not running; tsd launch --resume {run_dir} --gpus says how many it begins with")
-    partial = run_dir / f"{WANTED_FILE}.partial"
-    partial.write_text(str(num_generators))
-    partial.rename(run_dir / WANTED_FILE)
+    write_whole(run_dir / WANTED_FILE, b"%d" % num_generators)
 
 
 def is_trained(run_dir: Path, config: Config) -> bool:
@@ -212,7 +212,5 @@ def summarise(run_dir: Path, keep_best: bool) -> Summary:
         model=str(chosen_checkpoint(run_dir, keep_best)),
         books=balance(run_dir, load_state(checkpoint)) if checkpoint else None,
     )
-    partial = run_dir / f"{SUMMARY_FILE}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
-    partial.rename(run_dir / SUMMARY_FILE)
+    write_whole(run_dir / SUMMARY_FILE, msgspec.json.format(msgspec.json.encode(summary), indent=2))
     return summary

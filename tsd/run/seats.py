@@ -353,7 +353,7 @@ class Seats:
 
     async def _bring_spool(self, seat: Seat) -> None:
         """Finished trajectories of earlier lives, which lie here: from now on they lie on its node alone."""
-        count = rundir.num_wanted(self._run.directory) or len(self._run.placement.gen)
+        count = rundir.num_wanted(self._run.directory, self._run.placement)
         found = (self._run.directory / SPOOL).glob("*.[0-9]*")
         files = [path for path in sorted(found) if int(path.name.partition("-")[0]) % count == seat.index]
         if files:

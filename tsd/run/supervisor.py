@@ -189,7 +189,7 @@ class Phases:
         gen, keepers = self.run.placement.gen, list[asyncio.Task[None]]()
         async with asyncio.TaskGroup() as group:
             while True:
-                wanted = rundir.num_wanted(self.run.directory) or len(gen)
+                wanted = rundir.num_wanted(self.run.directory, self.run.placement)
                 for index in range(len(keepers), wanted):
                     keeping = self.keep_generator(index, gen[index % len(gen)])
                     keepers.append(group.create_task(keeping, name=f"keep generator-{index}"))
@@ -273,7 +273,7 @@ class Phases:
 
         Raises ProcessError when it was the last one, or when its fault would come again in any.
         """
-        count = rundir.num_wanted(self.run.directory) or len(self.run.placement.gen)
+        count = rundir.num_wanted(self.run.directory, self.run.placement)
         num_deaths, delays = 0, list(self.run.restart_delays_s)
         argv = (*self.run.programs.generator, str(self.run.directory), "--index", str(index))
         argv = (*argv, "--num-generators", str(count), "--sockets", self.sockets)
@@ -295,7 +295,7 @@ class Phases:
             await asyncio.sleep(delay)
         self.given_up.add(index)
         times = f"it died {num_deaths} times" if num_deaths > 1 else "it would come again"
-        if len(self.given_up) == (rundir.num_wanted(self.run.directory) or len(self.run.placement.gen)):
+        if len(self.given_up) == rundir.num_wanted(self.run.directory, self.run.placement):
             raise ProcessError(f"{child.failure()}; {times}; {self.how_to_continue}")
         then = f"{times}, and device {device} is given up: the others go on"
         self.tell(child.name, "given up", str(child.failure()), then)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from tsd.config.whole import write_whole
+
 FILE = "calibration.json"
 """In a model's directory."""
 RUNNING = "calibration-{}.json"
@@ -167,9 +169,7 @@ def load_calibration(directory: Path | None) -> Calibration:
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """As a whole, or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
-    partial.rename(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
 
 
 def keep_newest(run_dir: Path, checkpoint: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from tsd.config import Config, load_config
+from tsd.config.whole import write_whole
 from tsd.engine import Generation, make_engine
 from tsd.learn.checkpoint import load_state
 from tsd.learn.validation import Record, chosen_checkpoint, settle
@@ -182,9 +183,7 @@ async def evaluate_run(run_dir: Path, when: Literal["before", "during", "after"]
         assert checkpoint is not None, "a validation is of a checkpoint"
         record = Record(update=update, mean_at_k=result.mean_at_k, k=asked.k, num_problems=len(problems))
         return settle(run_dir, checkpoint, record, config.train)
-    partial = run_dir / f"{when}.json.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
-    partial.rename(run_dir / f"{when}.json")
+    write_whole(run_dir / f"{when}.json", msgspec.json.format(msgspec.json.encode(result), indent=2))
 
 
 def main() -> int:

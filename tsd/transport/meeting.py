@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from tsd.config.whole import write_whole
+
 MEETING_FILE = "meeting.json"
 
 
@@ -21,9 +23,7 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_meeting(run_dir: Path, meeting: Meeting) -> None:
     """As a whole."""
-    partial = run_dir / f"{MEETING_FILE}.partial"
-    partial.write_bytes(msgspec.json.encode(meeting))
-    partial.replace(run_dir / MEETING_FILE)
+    write_whole(run_dir / MEETING_FILE, msgspec.json.encode(meeting))
 
 
 def read_meeting(run_dir: Path) -> Meeting | None:
