@@ -11,6 +11,7 @@ from blockbuster import blockbuster_ctx
 from tsd.transport.addresses import Addresses
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub of the world
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run on every core already, and torch's threads spin while they wait
 
 LONG_S = 60
 """The limit of a test that says nothing of its own: see `timeout` in pyproject.toml."""

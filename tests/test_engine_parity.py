@@ -1,6 +1,7 @@
 """Every engine that runs a model does the same, and what Hugging Face does: before, after and during weight updates."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from tests.support.engines import CASES, Served, make_engine, make_model
+from tests.support.engines import CASES, Served, make_engine, make_model, randomise
 from tsd.engine.stops import Stops
 from tsd.errors import EngineError, WeightsError
 from tsd.model.text import HfCodec
+from tsd.transport.deltas import encode_update
+from tsd.transport.replica import Replica
 from tsd.types import WeightUpdate
 
 pytestmark = [
@@ -37,6 +40,7 @@ async def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     policy = make_model(case, directory)
     async with make_engine(kind, case, directory) as engine:
         yield Served(kind, case, engine, policy, HfCodec(directory))
+    gc.collect()  # what vLLM leaves writes when it is collected
 
 
 async def check_parity(served: Served, what: str, num_prompts: int = 50) -> None:
@@ -147,6 +151,19 @@ async def test_a_cancelled_load_is_whole_or_not_at_all(served: Served) -> None:
     async with asyncio.timeout(20):
         await asyncio.gather(load, return_exceptions=True)
         await check_parity(served, "after a cancelled load", num_prompts=8)
+
+
+async def test_weights_come_from_a_replica_which_may_change_afterwards(served: Served) -> None:
+    policy, version = served.policy, served.engine.version
+    with await asyncio.to_thread(Replica) as replica:
+        for number in (version + 1, version + 2):
+            randomise(policy, seed=number)
+            update = await asyncio.to_thread(replica.take, [encode_update(policy.weights(number)).frames])
+            await served.engine.load(update)
+            for tensor in update.tensors.values():
+                tensor[...] = 0
+            assert served.engine.version == number
+            await check_parity(served, "after an update of a replica", num_prompts=8)
 
 
 async def test_weights_of_another_model_are_refused_and_the_old_ones_stay(served: Served) -> None:

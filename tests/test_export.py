@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsd.config import Config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.learn.learner import MockLearner, PolicyLearner
+from tsd.learn.learner import MockLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
 from tsd.report.export import export

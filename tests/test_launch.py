@@ -280,6 +280,12 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0
 
 
+def test_processes_of_the_mock_engine_start_without_torch() -> None:
+    modules = "tsd.trainer.trainer, tsd.generator.generator, tsd.solve.evaluate, tsd.cli.commands"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "setting", ["engine.kind=torch", "model.path=/elsewhere", "train.lora_rank=4", "loss.c_kl=inf"]
 )

@@ -11,7 +11,7 @@ from tests.support.tries import random_tree
 from tsd.config import Config, load_config
 from tsd.errors import WeightsError
 from tsd.generator.adapted import AdaptedModel
-from tsd.learn.learner import PolicyLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
 from tsd.model.lora import merged

@@ -14,7 +14,7 @@ from tests.support.engines import CASES, CONFIG, make_model
 from tsd.config import Config, save_config
 from tsd.engine.vllm_start import start_engine
 from tsd.learn.checkpoint import CHECKSUM_FILE, TrainState, save_checkpoint
-from tsd.learn.learner import PolicyLearner, load_policy
+from tsd.learn.policy_learner import PolicyLearner, load_policy
 from tsd.learn.ranks import Ranks
 from tsd.model.files import INDEX_FILE, VALUE_HEAD_FILE, WEIGHTS_FILE, model_path
 from tsd.model.policy import Policy

@@ -132,7 +132,8 @@ def test_a_whole_run_on_torch_trains_the_tiny_model(tmp_path: Path, trainers: in
 @pytest.mark.timeout(400)
 def test_a_whole_run_on_vllm_trains_the_tiny_model(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    vllm = ("--set", "engine.kind=vllm", "--set", "engine.max_sequences=64", "--set", "engine.cache_mb=128")
+    settings = ("engine.kind=vllm", "engine.eager=true", "engine.max_sequences=64", "engine.cache_mb=128")
+    vllm = (f"--set={setting}" for setting in settings)
     with launched([*TSD, *SMALL, *vllm, "--max-updates", "2", "--run-dir", str(run_dir)]) as run:
         finish(run, 390)
     found = summary(run_dir)

@@ -20,7 +20,7 @@ import msgspec, numpy as np, torch
 from safetensors.numpy import save_file
 from tsd.config import load_config
 from tsd.learn.ranks import join_ranks
-from tsd.learn.learner import PolicyLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.model.files import model_path
 from tests.support.trajectories import make_trajectory
 from tsd.types import Grade

@@ -18,7 +18,7 @@ from tests.support.trees import HOSTILE, a_tree, end, step
 from tsd.cli.app import app, exit_code
 from tsd.config import Config, load_config, save_config
 from tsd.learn.checkpoint import TrainState, save_checkpoint
-from tsd.learn.learner import PolicyLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.learn.ranks import Ranks
 from tsd.model.files import model_path
 from tsd.observe.metrics import EventRow, GeneratorRow, MetricsRow, MetricsWriter, PhaseRow

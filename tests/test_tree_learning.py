@@ -9,7 +9,7 @@ from tests.support.learning import CPU, policy, take_step
 from tests.support.tries import random_tree, trajectory
 from tsd.config import CispoConfig, IndexConfig, load_config
 from tsd.learn.batch import MicroBatch, collate, idle, share
-from tsd.learn.learner import PolicyLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.learn.ranks import Ranks
 from tsd.learn.rows import lay_out, num_laid_out
 from tsd.learn.update import score

@@ -19,7 +19,7 @@ from tests.support.wire import trajectory
 from tsd.config import load_config
 from tsd.errors import CheckpointError, DiskError
 from tsd.learn.checkpoint import TrainState, checkpoints_dir, latest_checkpoint, load_state, save_checkpoint
-from tsd.learn.learner import PolicyLearner
+from tsd.learn.policy_learner import PolicyLearner
 from tsd.learn.ranks import Ranks
 from tsd.model.files import OPTIMIZER_FILE, model_path
 from tsd.model.policy import Policy

@@ -1,6 +1,6 @@
 """What `tsd eval`, `bench-search`, `soak`, `warmstart` and `data` do: reads and checks their input, shows how it goes.
 
-Imported by a command when it runs, since it brings in torch. Knows nothing about option parsing or about runs.
+Imported by a command when it runs. Knows nothing about option parsing or about runs.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -13,7 +13,6 @@ import msgspec
 import uvloop
 from rich.console import Console
 from rich.progress import Progress
-from transformers.utils import logging as transformers_logging
 
 from tsd.config import Config, load_config
 from tsd.doctor.audit import Audit
@@ -33,7 +32,6 @@ from tsd.solve.solve import Solution, make_solver, read_tree
 from tsd.solve.solving import BUDGET, GIVE_UP
 from tsd.tasks import make_task
 from tsd.tasks.lines import read_lines
-from tsd.trainer.warmstart import WarmstartConfig, warmstart
 from tsd.types import Problem, Split, Task
 
 T = TypeVar("T")
@@ -225,12 +223,13 @@ def make_tiny_model(
     """`tsd warmstart`: lines of progress. Raises ValueError for a width that heads cannot share, or a place in use."""
     if width % 8:
         raise ValueError(f"--width: expected a multiple of 8, four heads of even width, found {width}")
+    from tsd.trainer.warmstart import WarmstartConfig, warmstart
+
     config = WarmstartConfig(num_layers=num_layers, hidden_size=width, seed=seed, num_threads=num_threads)
     if num_steps is not None:
         config = msgspec.structs.replace(config, num_steps=num_steps)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ValueError(f"--out {directory}: there is something already; name a new directory")
-    transformers_logging.disable_progress_bar()
     yield from warmstart(directory, config)
 
 
@@ -273,7 +272,6 @@ def write_problems(
 
 def _run(work: Coroutine[None, None, T]) -> T:
     """On uvloop, as generators do. Of a group's errors the first is raised: the others follow from it."""
-    transformers_logging.disable_progress_bar()  # it would stand among our own progress
     try:
         result: T = uvloop.run(work)
         return result

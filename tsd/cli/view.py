@@ -125,11 +125,8 @@ def report(
 
 
 def _examples(runs: "Sequence[RunReport]") -> "list[Examples]":
-    from transformers.utils import logging
-
     from tsd.report.examples import search_examples
 
-    logging.disable_progress_bar()  # it would stand among what we print
     return [search_examples(run) for run in runs]
 
 

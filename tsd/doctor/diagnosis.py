@@ -32,11 +32,8 @@ def diagnose(
     found = [_devices(placement.gpus), *examine(config, placement, directory, look(directory, placement.gpus))]
     if quick or any(finding.level == "error" for finding in found):
         return found
-    from transformers.utils import logging
-
     from tsd.doctor.parity import examine_engine  # torch, and with it seconds
 
-    logging.disable_progress_bar()
     with progress.status(f"starting the {config.engine.kind} engine, and comparing it with the trainer's model"):
         try:
             return [*found, *examine_engine(config)]

@@ -3,7 +3,6 @@
 Knows nothing about engines and sockets.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +10,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tsd.config import Config
 from tsd.errors import WeightsError
 from tsd.model.files import HEAD_PREFIX
 from tsd.model.lora import adapted, adapted_names
@@ -56,13 +54,6 @@ class AdaptedModel:
         """In the engine's precision, rounded as the trainer rounds."""
         for name, array in weight_update(0, tensors, self._dtype).tensors.items():
             self._file.tensors[name][...] = array
-
-
-def open_adapted(config: Config, directory: Path | None) -> AbstractContextManager[AdaptedModel | None]:
-    """What a run's adapters are merged into; None where the whole model comes over the wire."""
-    if not config.train.lora_rank or directory is None:
-        return nullcontext()
-    return AdaptedModel(directory, config.model.dtype)
 
 
 def _in_few_bytes(tensor: Tensor) -> Tensor:

@@ -16,16 +16,16 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tsd.config import Config, load_config
 from tsd.engine import engine_model, make_engine
-from tsd.generator.adapted import AdaptedModel, open_adapted
 from tsd.generator.relaying import Relaying, open_relaying
 from tsd.generator.reporter import Reporter
 from tsd.learn.checkpoint import latest_checkpoint, load_state
@@ -50,6 +50,9 @@ from tsd.transport.trajectories import Outbox
 from tsd.transport.weights import WeightSubscriber
 from tsd.types import Engine, Grader, Problem, Task, TextCodec
 
+if TYPE_CHECKING:
+    from tsd.generator.adapted import AdaptedModel
+
 KEPT_PATHS = 500.0
 """What a model's calibration counts as when training begins to move it."""
 
@@ -73,7 +76,7 @@ class Generator:
     grader: Grader | None = None
     """In place of the task's grade, where rewards are mixed."""
     reward_model: RewardModel | None = None
-    adapted: AdaptedModel | None = None
+    adapted: "AdaptedModel | None" = None
     """Where adapters alone come over the wire."""
     relaying: Relaying | None = None
     """On a cluster alone."""
@@ -193,6 +196,15 @@ def _load_faded(directory: Path | None) -> Calibration:
     return calibration
 
 
+def _open_adapted(config: Config, directory: Path | None) -> "AbstractContextManager[AdaptedModel | None]":
+    """What a run's adapters are merged into; None where the whole model comes over the wire."""
+    if not config.train.lora_rank or directory is None:
+        return nullcontext()
+    from tsd.generator.adapted import AdaptedModel  # brings in torch, which takes seconds
+
+    return AdaptedModel(directory, config.model.dtype)
+
+
 async def generate(run_dir: Path, index: int, num_generators: int, sockets: str, relay: str = "") -> None:
     """The whole life of a generator, which hands weights on at the address `relay`, where there is one."""
     config = load_config(run_dir / "config.toml")
@@ -219,7 +231,7 @@ async def generate(run_dir: Path, index: int, num_generators: int, sockets: str,
         reward_model = await asyncio.to_thread(RewardModel, config.reward.model) if config.reward.model else None
         grader = make_grader(task, config, event, model=reward_model)
         calibration = await asyncio.to_thread(_load_faded, checkpoint or directory)
-        adapted = stack.enter_context(await asyncio.to_thread(open_adapted, config, directory))
+        adapted = stack.enter_context(await asyncio.to_thread(_open_adapted, config, directory))
         memory = await asyncio.to_thread(open_memory, config.search, f"generator-{index}")
         reporter = Reporter(index, run_dir, metrics, engine, outbox, generation.codec, calibration)
         parts = Generator(

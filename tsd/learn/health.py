@@ -1,29 +1,11 @@
-"""How healthy an update is: a batch's sums as figures, and what to say in plain words when one leaves its range.
+"""How healthy an update is: what to say in plain words when a figure of it leaves its range.
 
-Knows nothing about where the figures go.
+Knows nothing about where the figures come from.
 """
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from tsd.types import Stats
-
-QUANTILES = (0.01, 0.5, 0.99)
-
-
-def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:
-    """Ratios at QUANTILES; ones where there are none."""
-    together = torch.cat([one.detach().float().cpu() for one in log_ratios]) if log_ratios else torch.zeros(0)
-    if not len(together) or not together.isfinite().all():
-        return (1.0,) * len(QUANTILES)
-    return tuple(torch.quantile(together.exp(), torch.tensor(QUANTILES)).tolist())
-
-
-def variance(total: float, squares: float, count: float) -> float:
-    """From a sum and a sum of squares."""
-    return max(0.0, squares / count - (total / count) ** 2)
 
 
 def warnings(stats: Stats) -> Sequence[str]:

@@ -10,7 +10,6 @@ from torch.distributed.tensor import DTensor
 
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
-from tsd.learn.health import quantiles, variance
 from tsd.learn.loss import kept, kl_loss, log_ratios, policy_loss, value_loss
 from tsd.learn.ranks import Ranks
 from tsd.model.policy import Policy
@@ -30,6 +29,7 @@ SUMS = (
     "error_squares",
 )
 """What is added up over tokens, micro-batches and ranks."""
+QUANTILES = (0.01, 0.5, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +164,16 @@ def _stats(
         explained_variance=1 - error / spread if spread > 1e-9 else None,
         grad_norm=grad_norm,
     )
+
+
+def quantiles(log_ratios: Sequence[Tensor]) -> tuple[float, ...]:
+    """Ratios at QUANTILES; ones where there are none."""
+    together = torch.cat([one.detach().float().cpu() for one in log_ratios]) if log_ratios else torch.zeros(0)
+    if not len(together) or not together.isfinite().all():
+        return (1.0,) * len(QUANTILES)
+    return tuple(torch.quantile(together.exp(), torch.tensor(QUANTILES)).tolist())
+
+
+def variance(total: float, squares: float, count: float) -> float:
+    """From a sum and a sum of squares."""
+    return max(0.0, squares / count - (total / count) ** 2)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
 from tsd.config import HeadDtype
 from tsd.errors import WeightsError
@@ -20,6 +21,8 @@ from tsd.model.files import HEAD_PREFIX, SUPPORTED_MODEL_TYPES, VALUE_HEAD_FILE
 from tsd.model.sampling import log_policy
 from tsd.model.tensors import Shape, check_tensors, fault
 from tsd.types import WeightUpdate
+
+logging.disable_progress_bar()  # of every file that is read or written, among what a command prints
 
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at once in `Policy.score`: 311 MB in float32 over 151,936 rows."""

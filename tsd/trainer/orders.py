@@ -9,8 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from tsd.learn.learner import Learner
-from tsd.learn.ranks import Ranks
+from tsd.learn.learner import Group, Learner
 from tsd.transport.codec import MAX_BATCH_BYTES, decode, encode
 from tsd.types import Stats, Trajectory, WeightUpdate
 
@@ -63,18 +62,18 @@ class Order(msgspec.Struct, frozen=True):
     to: Learn | Gather | Save | End
 
 
-def give(ranks: Ranks, learner: Learner, order: Performed[Result]) -> Result:
+def give(ranks: Group, learner: Learner, order: Performed[Result]) -> Result:
     """Rank 0's side: tells the other ranks, and performs its own part."""
     ranks.broadcast(encode({"to": order}))
     return order.perform(learner)
 
 
-def follow(learner: Learner, ranks: Ranks) -> None:
+def follow(learner: Learner, ranks: Group) -> None:
     """Another rank's whole life: waits for rank 0's orders, the group's timeout its deadline."""
     while not isinstance(order := decode(ranks.broadcast(None), Order, max_bytes=MAX_BATCH_BYTES).to, End):
         order.perform(learner)
 
 
-def end(ranks: Ranks) -> None:
+def end(ranks: Group) -> None:
     """Lets the other ranks go."""
     ranks.broadcast(encode(Order(End())))

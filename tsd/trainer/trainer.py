@@ -16,8 +16,8 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import fmean
 
 import msgspec
-import torch
 
 from tsd.config import Config, load_config
 from tsd.errors import CheckpointError, DivergedError
@@ -39,8 +38,7 @@ from tsd.learn.checkpoint import (
     signature,
 )
 from tsd.learn.health import warnings
-from tsd.learn.learner import Learner, MockLearner, PolicyLearner
-from tsd.learn.ranks import Ranks, join_ranks
+from tsd.learn.learner import Alone, Group, Learner, MockLearner
 from tsd.learn.rows import num_laid_out
 from tsd.learn.validation import load_record, mark_for_validation
 from tsd.model.files import model_path
@@ -73,7 +71,7 @@ class Trainer:
 
     config: Config
     run_dir: Path
-    ranks: Ranks
+    ranks: Group
     learner: Learner
     state: TrainState
     intake: Intake
@@ -300,14 +298,31 @@ def mean_rewards(grades: Sequence[Grade]) -> dict[str, float]:
     return {name: fmean(part[name] for part in parts if name in part) for name in sorted({*chain(*parts)})}
 
 
-def make_learner(config: Config, checkpoint: Path | None, ranks: Ranks) -> Learner:
+@contextmanager
+def join_group(config: Config, rank: int, world: int) -> Iterator[Group]:
+    """Meets the other trainers. One that trains no model is alone without torch, which takes seconds to import."""
+    if world == 1 and config.engine.kind == "mock":
+        yield Alone()
+        return
+    from tsd.learn.ranks import join_ranks
+
+    with join_ranks(rank, world, config.transport.timeout_s) as ranks:
+        yield ranks
+
+
+def make_learner(config: Config, checkpoint: Path | None, ranks: Group) -> Learner:
     """Raises ValueError where the configuration names no model."""
     if config.engine.kind == "mock":
         return MockLearner(config, checkpoint, ranks)
+    from tsd.learn.policy_learner import PolicyLearner, set_up_torch
+    from tsd.learn.ranks import Ranks
+
+    assert isinstance(ranks, Ranks)
+    set_up_torch(config)
     return PolicyLearner(config, model_path(config.model.path), checkpoint, ranks)
 
 
-async def lead(config: Config, run_dir: Path, sockets: str, ranks: Ranks) -> None:
+async def lead(config: Config, run_dir: Path, sockets: str, ranks: Group) -> None:
     """Rank 0's whole life."""
     checkpoint = latest_checkpoint(run_dir)
     state = load_state(checkpoint) if checkpoint else TrainState()
@@ -339,11 +354,7 @@ async def lead(config: Config, run_dir: Path, sockets: str, ranks: Ranks) -> Non
 async def train(run_dir: Path, rank: int, world: int, sockets: str) -> None:
     """The whole life of a trainer process."""
     config = load_config(run_dir / "config.toml")
-    torch.set_num_threads(config.train.num_threads)
-    if config.model.dtype == "bfloat16":
-        # On a GPU: TF32 holds bfloat16's values exactly, and their sums are float32; 1.7 times as quick on an H100.
-        torch.set_float32_matmul_precision("high")
-    with join_ranks(rank, world, config.transport.timeout_s) as ranks:
+    with join_group(config, rank, world) as ranks:
         if rank == 0:
             await lead(config, run_dir, sockets, ranks)
         else:
