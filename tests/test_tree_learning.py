@@ -17,7 +17,7 @@ from tsd.methods import make_method
 from tsd.methods.index import tree_advantages, tree_targets, with_prompt
 from tsd.model.files import model_path
 from tsd.model.policy import Policy
-from tsd.types import NO_PARENT, Trajectory
+from tsd.types import NO_PARENT, Grade, Trajectory
 
 TREE = make_method(IndexConfig()).targets
 
@@ -142,6 +142,15 @@ def test_a_step_is_compared_with_where_it_starts_and_with_the_prompt_as_often_as
 
 def test_a_tree_whose_steps_are_all_alike_teaches_nothing() -> None:
     assert not tree_targets(trajectory([NO_PARENT, NO_PARENT, 0], q=[0.5, 0.5, 0.5])).advantages.any()
+
+
+def test_a_tree_without_a_solution_teaches_v_alone_where_the_policy_learns_from_solved_ones() -> None:
+    method = make_method(IndexConfig(learn_from="solved"))
+    whole = tree_targets(family())
+    for solved in (True, False):
+        (found,) = method.targets([replace(family(), grade=Grade(0.0, exact=solved, well_formed=True))])
+        assert found.returns.tolist() == whole.returns.tolist()
+        assert found.advantages.tolist() == (whole.advantages if solved else 0 * whole.advantages).tolist()
 
 
 def test_an_update_makes_the_better_sibling_likelier() -> None:

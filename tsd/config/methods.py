@@ -22,6 +22,9 @@ class IndexConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     give_up: Share = 0.0
     """End a tree when nothing in it promises more than this share of the solutions per token that a new problem does; 0
     goes on to the end of the budget."""
+    learn_from: Literal["all", "solved"] = "all"
+    """Trees that the policy learns from; V learns from all. Where most trees have no solution, "solved" keeps near
+    misses and what V says of them from being most of what is learned."""
 
 
 class PuctConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="puct"):

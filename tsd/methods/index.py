@@ -35,7 +35,13 @@ class ByIndex:
         return [expected(tree)]
 
     def targets(self, group: Sequence[Trajectory]) -> list[Targets]:
-        return [tree_targets(trajectory) for trajectory in group]
+        return [self._targets(trajectory) for trajectory in group]
+
+    def _targets(self, trajectory: Trajectory) -> Targets:
+        found = tree_targets(trajectory)
+        if self.config.learn_from == "all" or trajectory.grade.exact:
+            return found
+        return Targets(found.returns, np.zeros_like(found.advantages))
 
 
 def tree_targets(trajectory: Trajectory) -> Targets:
