@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tsd.config import Config, load_config
@@ -64,6 +64,7 @@ def test_a_bad_spec_is_refused_with_position_and_example(spec: str, position: in
 
 
 @given(st.text("0123456789-+,: cpugentrai", max_size=30))
+@example("0:gen,0:train")
 def test_any_text_is_a_placement_or_a_refusal(spec: str) -> None:
     try:
         placement = parse_gpus(spec)

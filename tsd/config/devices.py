@@ -29,8 +29,13 @@ class Placement:
 
     @property
     def gpus(self) -> tuple[str, ...]:
-        devices = (one for device in (*self.gen, *self.train) for one in device.split(TOGETHER))
-        return tuple(device for device in devices if device != CPU)
+        """Each once, also where several processes run on it."""
+        return tuple(dict.fromkeys(self._uses()))
+
+    def _uses(self) -> list[str]:
+        """A GPU for each process that runs on it."""
+        devices = [one for device in (*self.gen, *self.train) for one in device.split(TOGETHER)]
+        return [device for device in devices if device != CPU]
 
     @property
     def gpus_each(self) -> int:
@@ -39,7 +44,7 @@ class Placement:
 
     def is_shared(self, device: str) -> bool:
         """Whether several processes run on this GPU, or on one of these."""
-        return any(self.gpus.count(gpu) > 1 for gpu in device.split(TOGETHER))
+        return any(self._uses().count(gpu) > 1 for gpu in device.split(TOGETHER))
 
 
 def parse_gpus(spec: str) -> Placement:
