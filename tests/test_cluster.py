@@ -1,7 +1,6 @@
 """Runs on clusters of nodes on this machine: nodes come and go, and so do launchers. Nothing is left, nothing is lost
 but what went with a node, and that is counted."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -189,4 +188,3 @@ def test_a_cluster_of_this_machine_goes_with_its_launcher_even_if_that_is_killed
         until_update(run_dir, 2)
         run.process.kill()
         until(lambda: len(run.alive()) == 0, "everything to end", PATIENCE_S)
-    assert os.environ.get("RAY_TMPDIR") is None
