@@ -1,6 +1,7 @@
 """Runs on clusters of nodes on this machine: nodes come and go, and so do launchers. Nothing is left, nothing is lost
 but what went with a node, and that is counted."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -65,8 +66,10 @@ def cluster() -> Iterator[Nodes]:
     mark = uuid.uuid4().hex
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, mark)
+        patch.delenv("RAY_TMPDIR", raising=False)
         with LocalCluster(NUM_NODES, num_cpus=2) as cluster:
             yield Nodes(cluster, mark)
+        assert os.environ.get("RAY_TMPDIR") is None
 
 
 @pytest.fixture
