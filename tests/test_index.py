@@ -250,3 +250,13 @@ async def test_a_problem_is_given_up_where_nothing_promises_enough_of_what_a_new
         index = Index(tree.root, CALIBRATION, learns=False, seed=0, give_up=give_up)
         assert (index.best() is None) == (give_up > 0)
     assert costs[0] >= 2000 > costs[1] > costs[2]
+
+
+def test_a_prompt_promises_less_once_its_common_first_steps_are_known() -> None:
+    """Else the policy's slips would be sampled of problems that are all alike, whose hope no failure lowers."""
+    alike = replace(CALIBRATION, strength=1e9)
+    index = Index(make_tree().root, alike, learns=False, seed=0)
+    new = index(index.root)
+    for token, (known, left) in enumerate(((0.3, 0.7), (0.2, 0.5), (0.25, 0.25), (0.2, 0.05))):
+        index.root.unsampled.add(Step((token,), (math.log(known),), (0.0,), "step", 0))
+        assert index(index.root) == pytest.approx(new * min(1.0, 2 * left))

@@ -108,7 +108,7 @@ class IndexOracle:
             return 0.0
         if response == ():
             chance, tokens, strength = self.root
-            return chance * strength / (strength + self.failed[()]) / tokens
+            return chance * strength / (strength + self.failed[()]) * min(1.0, mass / 0.5) / tokens
         chance, tokens = self.judged[response]
         return chance * mass**2 / (1 + self.failed[response] / 2) / max(1.0, tokens)
 

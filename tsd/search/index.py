@@ -5,8 +5,9 @@
 P(solve) and the tokens that a path from there still takes are the calibration's, by depth and V; `unsampled` is the
 policy's probability of a step that is not yet known there; `failed` counts paths below that ended wrong, and one that
 was given up as 1 - P. The prompt's own chance is the mean of a Beta posterior over problems, which falls with each path
-that failed. A path is followed as long as its own index is the highest, given up for another, and resumed, by this one
-rule. With several agents a place that is being sampled from counts as known.
+that failed, and it falls once less than half of its first steps are left: the last of them are the policy's slips, of
+which V knows nothing. A path is followed as long as its own index is the highest, given up for another, and resumed, by
+this one rule. With several agents a place that is being sampled from counts as known.
 
 This is an index policy, as Gittins' for bandits (1979), with learned rewards; nothing here proves it optimal.
 """
@@ -22,6 +23,8 @@ from tsd.search.unsampled import NOTHING, Unsampled
 
 MASS_POWER = 2
 FAIL_WEIGHT = 0.5
+COMMON = 0.5
+"""The policy's probability of first steps below which those that are left are rare ones, and a prompt promises less."""
 SOLVED_FAILS = 0.3
 """How much of a failure a solution counts as: where more than one is wanted, others may be elsewhere."""
 OVERLAP = 0.05
@@ -75,7 +78,8 @@ class Index:
         if mass < NOTHING or prospect.node.closed:
             return 0.0
         if prospect.up is None:
-            return prospect.chance * self.calibration.hope(prospect.num_failed) / prospect.tokens_left
+            hope = self.calibration.hope(prospect.num_failed) * min(1.0, mass / COMMON)
+            return prospect.chance * hope / prospect.tokens_left
         seen = 1 + FAIL_WEIGHT * prospect.num_failed
         return prospect.chance * mass**MASS_POWER / seen / max(1.0, prospect.tokens_left)
 
