@@ -195,7 +195,7 @@ async def test_states_like_those_of_an_earlier_search_are_valued_nearer_to_what_
             found.append((true, value, await first_value(memory, Place(tree.prompt, node.step.tokens), value)))
     trues, of_policy, with_memory = np.array(found).T
     print(np.corrcoef(found, rowvar=False)[0])
-    assert np.corrcoef(trues, with_memory)[0, 1] > np.corrcoef(trues, of_policy)[0, 1] + 0.02
+    assert np.corrcoef(trues, with_memory)[0, 1] > np.corrcoef(trues, of_policy)[0, 1] + 0.01
     assert ((trues - with_memory) ** 2).mean() < 0.8 * ((trues - of_policy) ** 2).mean()
 
 

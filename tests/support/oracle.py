@@ -110,7 +110,7 @@ class IndexOracle:
             chance, tokens, strength = self.root
             return chance * strength / (strength + self.failed[()]) * min(1.0, mass / 0.5) / tokens
         chance, tokens = self.judged[response]
-        return chance * mass**2 / (1 + self.failed[response] / 2) / max(1.0, tokens)
+        return mass**2 / (1 / chance + self.failed[response] / 0.2) / max(1.0, tokens)
 
     def fail(self, response: State, share: float) -> None:
         self.failed[response] += share

@@ -1,13 +1,16 @@
 """Search by index: one more step from the state that promises most solutions per token, and never the same step twice.
 
-    index = P(solve) * unsampled ** 2 / (1 + failed / 2) / tokens left
+    index = P(solve) * unsampled ** 2 / tokens left
+    P(solve) = p / (1 + failed * p / a)
 
-P(solve) and the tokens that a path from there still takes are the calibration's, by depth and V; `unsampled` is the
-policy's probability of a step that is not yet known there; `failed` counts paths below that ended wrong, and one that
-was given up as 1 - P. The prompt's own chance is the mean of a Beta posterior over problems, which falls with each path
-that failed, and it falls once less than half of its first steps are left: the last of them are the policy's slips, of
-which V knows nothing. A path is followed as long as its own index is the highest, given up for another, and resumed, by
-this one rule. With several agents a place that is being sampled from counts as known.
+p and the tokens that a path from there still takes are the calibration's, by depth and V; `failed` counts paths below
+that ended wrong, and one that was given up as 1 - p. States of equal V differ, and the chances of those of one p are
+taken to follow a Beta distribution whose first parameter is a: P(solve) is its mean after so many failures. So a
+failure says much where much was promised, and little where failure was to be expected. `unsampled` is the policy's
+probability of a step that is not yet known there. The prompt's own chance is such a mean over problems, by the
+calibration's `strength`; it falls also once less than half of its first steps are left: the last of them are the
+policy's slips, of which V knows nothing. A path is followed as long as its own index is the highest, given up for
+another, and resumed, by this one rule. With several agents a place that is being sampled from counts as known.
 
 This is an index policy, as Gittins' for bandits (1979), with learned rewards; nothing here proves it optimal.
 """
@@ -22,7 +25,8 @@ from tsd.search.node import Node, Status
 from tsd.search.unsampled import NOTHING, Unsampled
 
 MASS_POWER = 2
-FAIL_WEIGHT = 0.5
+BETA_A = 0.2
+"""The first parameter of the Beta distributions that states' chances are taken to follow."""
 COMMON = 0.5
 """The policy's probability of first steps below which those that are left are rare ones, and a prompt promises less."""
 SOLVED_FAILS = 0.3
@@ -40,7 +44,7 @@ class Prospect:
     up: "Prospect | None"
     """None at the root."""
     chance: float
-    """P(solve) when it was sampled."""
+    """P(solve) when it was sampled: p."""
     tokens_left: float
     num_failed: float = 0.0
     unsampled: Unsampled = field(default_factory=Unsampled)
@@ -80,8 +84,8 @@ class Index:
         if prospect.up is None:
             hope = self.calibration.hope(prospect.num_failed) * min(1.0, mass / COMMON)
             return prospect.chance * hope / prospect.tokens_left
-        seen = 1 + FAIL_WEIGHT * prospect.num_failed
-        return prospect.chance * mass**MASS_POWER / seen / max(1.0, prospect.tokens_left)
+        chance = prospect.chance / (1 + prospect.num_failed * prospect.chance / BETA_A)
+        return chance * mass**MASS_POWER / max(1.0, prospect.tokens_left)
 
     def best(self) -> Prospect | None:
         """The one with the highest index, the oldest of equals; None where nothing is left that is worth a token."""
