@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,12 @@ from msgspec.structs import replace
 from tests.support.oracle import IndexOracle, oracle_index
 from tsd.config import IndexConfig, SearchConfig
 from tsd.engine.mock import CharCodec, MockEngine
+from tsd.methods.index import ByIndex
 from tsd.search import Budget, Calibration, Status, Tree, expected, plant, record, resume, search_by_index
 from tsd.search.by_index import simulate
 from tsd.search.calibration import Counts
 from tsd.search.grow import grow
-from tsd.search.index import Index
+from tsd.search.index import Index, TrainingIndex
 from tsd.tasks.countdown import Countdown
 from tsd.types import NO_PARENT, Expansion, Grade, Step
 
@@ -34,6 +36,8 @@ CALIBRATION = Calibration(
         for centre in range(-9, 10)
     },
 )
+BELIEF = (CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength)
+"""Of a prompt."""
 
 
 def weights(state: Sequence[int]) -> dict[int, float]:
@@ -90,15 +94,16 @@ async def grown(tree: Tree, engine: Likeliest, way: IndexConfig = WAY) -> str:
     return await search_by_index(tree, engine, way, CALIBRATION)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rule", [Index, TrainingIndex])
 @pytest.mark.parametrize("seed", range(12))
-async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed: int) -> None:
+async def test_one_agent_asks_what_a_plain_implementation_asks_call_by_call(seed: int, rule: type[Index]) -> None:
     engine, tree = Likeliest(), make_tree(seed)
-    await grown(tree, engine)
+    await search_by_index(tree, engine, WAY, CALIBRATION, rule=rule)  # type: ignore[arg-type]
     asked = oracle_index(
         (7, seed),
         Likeliest.answer,
         lambda tokens: grade(tokens).exact,
-        IndexOracle(CALIBRATION.judge, (CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength), seed),
+        IndexOracle(CALIBRATION.judge, BELIEF, seed, training=rule is TrainingIndex),
         budget=400,
         max_depth=4,
         max_step_tokens=3,
@@ -260,3 +265,12 @@ def test_a_prompt_promises_less_once_its_common_first_steps_are_known() -> None:
     for token, (known, left) in enumerate(((0.3, 0.7), (0.2, 0.5), (0.25, 0.25), (0.2, 0.05))):
         index.root.unsampled.add(Step((token,), (math.log(known),), (0.0,), "step", 0))
         assert index(index.root) == pytest.approx(new * min(1.0, 2 * left))
+
+
+async def test_trees_that_are_learned_from_are_searched_by_the_rule_for_training() -> None:
+    engine, tree, calibration = Likeliest(), make_tree(), deepcopy(CALIBRATION)
+    await ByIndex(WAY, calibration).collect(tree, engine)  # type: ignore[arg-type]
+    other = Likeliest()
+    rules = {"learns": True, "rule": TrainingIndex}
+    await search_by_index(make_tree(), other, WAY, deepcopy(CALIBRATION), **rules)  # type: ignore[arg-type]
+    assert engine.asked == other.asked

@@ -79,12 +79,20 @@ def oracle(tree: PuctOracle, simulations: int) -> dict[State, tuple[int, float]]
 
 
 class IndexOracle:
-    """Search by index with one agent. `root` is what is believed of the prompt: its chance, tokens, and strength."""
+    """Search by index with one agent, as trees to be learned from are searched with `training`.
+
+    `root` is what is believed of the prompt: its chance, tokens, and strength.
+    """
 
     def __init__(
-        self, judge: Callable[[int, float], tuple[float, float]], root: tuple[float, float, float], seed: int
+        self,
+        judge: Callable[[int, float], tuple[float, float]],
+        root: tuple[float, float, float],
+        seed: int,
+        *,
+        training: bool = False,
     ) -> None:
-        self.judge, self.root, self.rng = judge, root, random.Random(seed)
+        self.judge, self.root, self.rng, self.training = judge, root, random.Random(seed), training
         self.steps: dict[State, list[Step]] = {(): []}  # of every open response, the steps known to follow it
         self.failed: dict[State, float] = {(): 0.0}
         self.above: dict[State, State] = {}
@@ -108,9 +116,11 @@ class IndexOracle:
             return 0.0
         if response == ():
             chance, tokens, strength = self.root
-            return chance * strength / (strength + self.failed[()]) * min(1.0, mass / 0.5) / tokens
+            common = 1.0 if self.training else min(1.0, mass / 0.5)
+            return chance * strength / (strength + self.failed[()]) * common / tokens
         chance, tokens = self.judged[response]
-        return mass**2 / (1 / chance + self.failed[response] / 0.2) / max(1.0, tokens)
+        weight = 0.5 if self.training else chance / 0.2
+        return chance * mass**2 / (1 + weight * self.failed[response]) / max(1.0, tokens)
 
     def fail(self, response: State, share: float) -> None:
         self.failed[response] += share

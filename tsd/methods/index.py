@@ -15,7 +15,7 @@ import numpy as np
 
 from tsd.config import IndexConfig
 from tsd.methods.targets import Array, Targets
-from tsd.search import Calibration, Memory, Tree, expected, search_by_index
+from tsd.search import Calibration, Memory, TrainingIndex, Tree, expected, search_by_index
 from tsd.types import NO_PARENT, Engine, Trajectory
 
 MIN_SCALE = 0.05
@@ -31,7 +31,8 @@ class ByIndex:
     memory: Memory | None = None
 
     async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
-        await search_by_index(tree, engine, self.config, self.calibration, learns=True, memory=self.memory)
+        known, rule = self.calibration, TrainingIndex
+        await search_by_index(tree, engine, self.config, known, learns=True, rule=rule, memory=self.memory)
         return [expected(tree)]
 
     def targets(self, group: Sequence[Trajectory]) -> list[Targets]:

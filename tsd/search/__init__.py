@@ -9,6 +9,7 @@ from tsd.search.by_index import search_by_index
 from tsd.search.calibration import Calibration
 from tsd.search.glance import glance
 from tsd.search.harvest import best_rewarded, expected, lone, most_visited
+from tsd.search.index import TrainingIndex
 from tsd.search.memory import Memory
 from tsd.search.node import Node, Status
 from tsd.search.plant import plant
@@ -25,6 +26,7 @@ __all__ = [
     "Node",
     "NodeRecord",
     "Status",
+    "TrainingIndex",
     "Tree",
     "TreeRecord",
     "Way",
