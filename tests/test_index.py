@@ -37,7 +37,7 @@ CALIBRATION = Calibration(
     },
 )
 BELIEF = (CALIBRATION.solve_rate, CALIBRATION.path_tokens, CALIBRATION.strength)
-"""Of a prompt."""
+"""What is believed of a prompt: its chance, tokens, and strength."""
 
 
 def weights(state: Sequence[int]) -> dict[int, float]:
