@@ -31,8 +31,7 @@ class ByIndex:
     memory: Memory | None = None
 
     async def collect(self, tree: Tree, engine: Engine) -> list[Trajectory]:
-        known, rule = self.calibration, TrainingIndex
-        await search_by_index(tree, engine, self.config, known, learns=True, rule=rule, memory=self.memory)
+        await search_by_index(tree, engine, self.config, self.calibration, rule=TrainingIndex, memory=self.memory)
         return [expected(tree)]
 
     def targets(self, group: Sequence[Trajectory]) -> list[Targets]:

@@ -26,17 +26,16 @@ async def search_by_index(
     config: IndexConfig,
     calibration: Calibration,
     *,
-    learns: bool = False,
     rule: type[Index] = Index,
     memory: Memory | None = None,
 ) -> str:
     """Grows a tree, also one that has grown already, up to its budget; returns the reason for the end.
 
-    With `learns` the tree's first path, a plain sample, is run to its end and teaches the calibration. `rule` may be
-    another index. A `memory` is asked about new states, and learns what came of those that search went on from.
+    `rule` may be another index; `TrainingIndex` teaches the calibration. A `memory` is asked about new states, and
+    learns what came of those that search went on from.
     """
     tree.budget = Budget(max_tokens=config.max_tokens, solutions=config.solutions)
-    index = rule(tree.root, calibration, learns=learns, seed=tree.seed, give_up=config.give_up)
+    index = rule(tree.root, calibration, seed=tree.seed, give_up=config.give_up)
     index.memory = memory
     reason = await grow(tree, lambda: simulate(tree, engine, index), config.agents)
     if memory is not None:

@@ -62,9 +62,11 @@ class Prospect:
 class Index:
     """All prospects of one tree, which may have grown already: what is known of it is learned from its nodes."""
 
-    def __init__(self, root: Node, calibration: Calibration, *, learns: bool, seed: int, give_up: float = 0.0) -> None:
-        self.calibration, self.learns = calibration, learns
-        """Whether the tree's first path, a plain sample, is run to its end for the calibration to learn from."""
+    runs_first_whole = False
+    """Whether the tree's first path, a plain sample, is run to its end for the calibration to learn from."""
+
+    def __init__(self, root: Node, calibration: Calibration, *, seed: int, give_up: float = 0.0) -> None:
+        self.calibration = calibration
         self.least = give_up * calibration.solve_rate / calibration.path_tokens
         """What promises less than this share of a new problem's prompt is not worth a token."""
         self.rng = random.Random(seed)
@@ -136,7 +138,7 @@ class Index:
     def begins_whole(self) -> bool:
         """Counts a path that begins, and says whether it is to be run to its end."""
         self.num_begun += 1
-        return self.learns and self.num_begun == 1
+        return self.runs_first_whole and self.num_begun == 1
 
     def has_room(self, num_generated: int, num_expansions: int) -> bool:
         """Whether one more step may be under way beside the others."""
@@ -159,6 +161,8 @@ class TrainingIndex(Index):
     It solves fewer problems per token. But a policy that learned from the other rule's trees collapsed after 1.8M
     tokens, in both of two runs; why is not known.
     """
+
+    runs_first_whole = True
 
     def prompt_chance(self, prompt: Prospect, mass: float) -> float:
         return prompt.chance * self.calibration.hope(prompt.num_failed)
