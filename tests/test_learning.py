@@ -52,25 +52,6 @@ def test_value_and_kl_losses_are_masked_sums() -> None:
     assert kl_loss(logprobs, reference, mask).item() == pytest.approx(0.5 - 1 + DOUBLE)
 
 
-def test_a_sequence_ratio_is_the_mean_over_its_tokens_and_moves_each_of_them() -> None:
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    logprobs = torch.tensor([[DOUBLE, 0.0, 9.0], [HALF, 9.0, 9.0]]).requires_grad_()
-    config = PpoConfig(ratio="sequence", clip_low=1.0, clip_high=9.0)
-    loss = policy_loss(logprobs, torch.zeros(2, 3), torch.ones(2, 3), mask, config)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.item() == pytest.approx(-2 * math.sqrt(2.0) - 0.5)
-    assert logprobs.grad is not None
-    assert logprobs.grad.flatten().tolist() == pytest.approx([-math.sqrt(2), -math.sqrt(2), 0, -0.5, 0, 0])
-
-
-def test_tokens_whose_ratio_is_far_off_may_be_left_out() -> None:
-    mask, zeros = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)
-    logprobs = row(DOUBLE, 0.0, -2 * DOUBLE)
-    for limit, expected in ((0.0, -2 * DOUBLE + 0.25 * 2 * DOUBLE), (3.0, -2 * DOUBLE), (1.5, 0.0)):
-        config = CispoConfig(ratio_mask=limit)
-        assert policy_loss(logprobs, zeros, torch.ones(1, 3), mask, config).item() == pytest.approx(expected)
-
-
 def test_an_update_tells_how_healthy_it_is() -> None:
     trajectories = [trajectory(5, 8, seed=i, reward=float(i % 2)) for i in range(4)]
     stats = take_step(policy(), trajectories, 1000)

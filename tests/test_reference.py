@@ -31,7 +31,7 @@ def test_every_setting_is_there_with_its_documentation() -> None:
         assert found.keys() == whole - {"method.kind", "loss.kind"}
         assert [path for path, one in found.items() if not one.text] == []
     assert found["search.trees"].default == "16"
-    assert found["loss.ratio"].kind == "token or sequence"
+    assert found["train.decay"].kind == "constant or linear or cosine"
 
 
 def test_a_default_as_it_is_printed_can_be_set() -> None:

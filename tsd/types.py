@@ -179,8 +179,6 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Mean of policy / behaviour."""
     ratio_quantiles: tuple[float, ...] = ()
     """Policy / behaviour at 1%, 50% and 99%, over rank 0's tokens."""
-    ratio_masked_share: float = 0.0
-    """Share of tokens left out of the policy loss for their ratio."""
     effective_sample_share: Annotated[float, figure("effective sample share", ".3f", "lowest")] = 1.0
     """(sum r)^2 / (n sum r^2) of the ratios: 1 on policy, near 0 where a few tokens carry the update."""
     explained_variance: Annotated[float | None, figure("explained variance", ".3f", "lowest")] = None

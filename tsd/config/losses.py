@@ -1,7 +1,5 @@
 """The policy losses there are, each with the settings that it alone has, and what all of them share."""
 
-from typing import Literal
-
 from msgspec import Struct
 
 from tsd.config.numbers import NotNegative, Positive, Share
@@ -10,10 +8,6 @@ from tsd.config.numbers import NotNegative, Positive, Share
 class Loss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """[loss]: L = L_policy + c_value * L_value + c_kl * KL(policy || reference)."""
 
-    ratio: Literal["token", "sequence"] = "token"
-    """The ratio to the behaviour logprobs: each token's own, or the mean over its trajectory."""
-    ratio_mask: NotNegative = 0.0
-    """Leave tokens out of the policy loss whose ratio is above this, or below its inverse; 0 leaves none out."""
     c_value: NotNegative = 1.0
     """Weight of the value loss."""
     value_reaches_trunk: bool = False

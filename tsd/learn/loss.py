@@ -4,34 +4,11 @@ All arguments are float32 [B, T] over sampled tokens, `mask` bool [B, T]; each l
 the caller to divide by the whole batch's count, so that micro-batches add up exactly. Knows nothing about models.
 """
 
-from typing import Literal, assert_never
+from typing import assert_never
 
-import torch
 from torch import Tensor
 
 from tsd.config import CispoConfig, LossConfig, PpoConfig
-
-
-def log_ratios(logprobs: Tensor, behaviour: Tensor, mask: Tensor, level: Literal["token", "sequence"]) -> Tensor:
-    """log(pi / behaviour), [B, T], of each token or, the same for all of a row, of the mean over its masked tokens.
-
-    The second is GSPO's (Zheng et al., 2025): its value is the sequence's, its gradient each token's own.
-    """
-    _check_shapes(logprobs, behaviour, mask)
-    if level == "token":
-        return logprobs - behaviour
-    if level == "sequence":
-        difference = (logprobs - behaviour).masked_fill(~mask, 0.0)
-        mean = difference.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)  # [B, 1]
-        return mean.detach() + logprobs - logprobs.detach()
-    assert_never(level)
-
-
-def kept(log_ratio: Tensor, mask: Tensor, max_ratio: float) -> Tensor:
-    """The mask without tokens whose ratio lies outside [1 / max_ratio, max_ratio]; all of it where that is 0."""
-    if not max_ratio:
-        return mask
-    return mask & (log_ratio.detach().abs() <= torch.tensor(max_ratio).log())
 
 
 def ppo_loss(log_ratio: Tensor, advantages: Tensor, mask: Tensor, config: PpoConfig) -> Tensor:
@@ -50,8 +27,7 @@ def cispo_loss(logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, mask: Te
 def policy_loss(logprobs: Tensor, behaviour: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     """The one that [loss] names. `advantages` carry no gradient."""
     _check_shapes(logprobs, behaviour, advantages, mask)
-    log_ratio = log_ratios(logprobs, behaviour, mask, config.ratio)
-    mask = kept(log_ratio, mask, config.ratio_mask)
+    log_ratio = logprobs - behaviour
     match config:
         case PpoConfig():
             return ppo_loss(log_ratio, advantages, mask, config)

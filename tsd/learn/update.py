@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from tsd.config import LossConfig
 from tsd.learn.batch import MicroBatch
-from tsd.learn.loss import kept, kl_loss, log_ratios, policy_loss, value_loss
+from tsd.learn.loss import kl_loss, policy_loss, value_loss
 from tsd.learn.ranks import Ranks
 from tsd.model.policy import Policy
 from tsd.types import Stats
@@ -22,7 +22,6 @@ SUMS = (
     "entropy",
     "ratio",
     "ratio_squares",
-    "masked",
     "returns",
     "return_squares",
     "errors",
@@ -134,10 +133,9 @@ def losses(
     loss = actor + config.c_value * critic + config.c_kl * kl
     with torch.no_grad():
         log_ratio = (scored.logprobs - behaviour)[mask]
-        used = kept(log_ratios(scored.logprobs, behaviour, mask, config.ratio), mask, config.ratio_mask)
         ratio, goal, error = log_ratio.exp(), returns[mask], (returns - scored.values)[mask]
         terms = [actor, critic, kl, scored.entropy[mask].sum(), ratio.sum(), ratio.square().sum()]
-        terms += [mask.sum() - used.sum(), goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
+        terms += [goal.sum(), goal.square().sum(), error.sum(), error.square().sum()]
     return loss, torch.stack([term.detach().float() for term in terms]), log_ratio
 
 
@@ -159,7 +157,6 @@ def _stats(
         entropy=entropy,
         ratio_mean=ratio,
         ratio_quantiles=ratio_quantiles,
-        ratio_masked_share=totals["masked"] / num_tokens,
         effective_sample_share=totals["ratio"] ** 2 / (num_tokens * totals["ratio_squares"]),
         explained_variance=1 - error / spread if spread > 1e-9 else None,
         grad_norm=grad_norm,
