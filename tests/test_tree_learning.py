@@ -15,7 +15,7 @@ from tsd.learn.rows import lay_out, num_laid_out
 from tsd.learn.update import score
 from tsd.methods import make_method
 from tsd.methods.index import tree_advantages, tree_targets, with_prompt
-from tsd.model.files import model_path
+from tsd.model.files import HEAD_PREFIX, model_path
 from tsd.model.policy import Policy
 from tsd.types import NO_PARENT, Grade, Trajectory
 
@@ -181,6 +181,18 @@ def test_trainer_and_engine_are_compared_at_the_same_weights_however_stale_the_t
     assert gaps[:2] == [None, None]
     assert gaps[2] == pytest.approx(0.25, abs=1e-5)
     assert learner.probe.version == -1, "one that is measured is let go"
+
+
+def test_the_value_head_learns_at_a_rate_of_its_own() -> None:
+    start = Policy.load(model_path("builtin:countdown-tiny")).named_tensors()
+    config = load_config(None, ["train.learning_rate=1e-4", "train.value_rate=8"])
+    learner = PolicyLearner(config, model_path("builtin:countdown-tiny"), None, Ranks())
+    assert learner.learn([random_tree(1), random_tree(2)], 0, 0) is not None
+    # AdamW's first step moves a weight by the rate itself, or by less where its gradient is next to nothing.
+    moved = {name: (tensor - start[name]).abs().max().item() for name, tensor in learner.policy.named_tensors().items()}
+    head = max(change for name, change in moved.items() if name.startswith(HEAD_PREFIX))
+    model = max(change for name, change in moved.items() if not name.startswith(HEAD_PREFIX))
+    assert (head, model) == (pytest.approx(8e-4, rel=1e-2), pytest.approx(1e-4, rel=1e-2))
 
 
 def test_parts_hold_everything_once_in_even_shares_and_an_idle_one_teaches_nothing() -> None:

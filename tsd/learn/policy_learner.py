@@ -14,7 +14,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from tsd.config import Config, ModelConfig, TrainConfig
@@ -24,7 +24,7 @@ from tsd.learn.ranks import WHOLE, Ranks
 from tsd.learn.rows import Row, lay_out
 from tsd.learn.update import reference_logprobs, update
 from tsd.methods import make_method
-from tsd.model.files import OPTIMIZER_FILE
+from tsd.model.files import HEAD_PREFIX, OPTIMIZER_FILE
 from tsd.model.lora import add_adapters, learned, load_adapters, merged, save_adapters
 from tsd.model.policy import Policy, weight_update
 from tsd.model.text import HfCodec
@@ -52,9 +52,11 @@ class PolicyLearner:
         if train.activation_checkpointing:
             self.policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.policy.train()  # where alone it takes effect; nothing else in a policy depends on it
-        learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=ranks.device.type == "cuda"
+            [{"params": learning(self.policy.causal)}, {"params": learning(self.policy.value_head)}],
+            lr=train.learning_rate,
+            weight_decay=train.weight_decay,
+            fused=ranks.device.type == "cuda",
         )
         self.probed = -PROBE_EVERY
         """The update before which a copy was last kept."""
@@ -74,8 +76,9 @@ class PolicyLearner:
             self.probe.keep(version)
             self.probed = number
         self.probe.measure(rows)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate(train, number)
+        model, value_head = self.optimizer.param_groups
+        model["lr"] = learning_rate(train, number)
+        value_head["lr"] = train.value_rate * model["lr"]
         stats = None
         anchors: Sequence[Tensor | None] = [None] * len(batches)
         if self.reference is not None:
@@ -130,8 +133,12 @@ class PolicyLearner:
             for key in file.keys():  # noqa: SIM118
                 name, _, kind = key.rpartition(" ")
                 state.setdefault(name, {})[kind] = file.get_tensor(key)
-        group = {**self.optimizer.param_groups[0], "params": list(state)}
-        whole: dict[str, Any] = {"state": state, "param_groups": [group]}
+        head = [name for name in state if name.startswith(HEAD_PREFIX)]
+        model = [name for name in state if name not in head]
+        groups = [
+            {**group, "params": names} for group, names in zip(self.optimizer.param_groups, (model, head), strict=True)
+        ]
+        whole: dict[str, Any] = {"state": state, "param_groups": groups}
         set_optimizer_state_dict(self.policy, self.optimizer, whole, options=WHOLE)
 
 
@@ -169,6 +176,11 @@ def in_precision(policy: Policy, config: ModelConfig) -> Policy:
     policy.forward_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
     policy.head_dtype = config.head_dtype
     return policy
+
+
+def learning(module: nn.Module) -> list[nn.Parameter]:
+    """What of a module is trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def learning_rate(train: TrainConfig, number: int) -> float:
