@@ -155,7 +155,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Optimizer steps on one batch."""
     learning_rate: Positive = 5e-5
     """AdamW's, at full height: see warmup_updates and decay."""
-    value_rate: Positive = 10.0
+    value_rate: Positive = 30.0
     """The value head's learning rate, as a multiple of the model's: it has to keep up with a policy that moves."""
     warmup_updates: Whole = 0
     """Updates over which it rises to that."""
