@@ -32,6 +32,7 @@ PUBLISHED: dict[str, object] = {
     "train.batch_size": 32,
     "train.num_inner_steps": 1,
     "train.learning_rate": 5e-6,
+    "train.value_rate": 1.0,
     "train.max_grad_norm": 0.1,
     "train.publish_every": 8,
     "evaluate.num_problems": 820,
